@@ -1,0 +1,44 @@
+# `make help` lists the targets. Each sets up what it needs in .venv; only python3 and make must be there.
+PYTHON ?= python3
+VENV ?= .venv
+# Optional parts to install, comma separated. CI adds torch, which is several GB on most machines.
+EXTRAS ?= plots,checkpoint
+RUN := $(VENV)/bin/python
+READY := $(VENV)/ready-$(subst $() ,,$(subst $(comma),-,$(EXTRAS)))
+# Arguments for pytest, as in: make test ARGS='-k cross_entropy'
+ARGS ?=
+comma := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow check lint types clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY)  ## Reproduce the paper's disk experiment: tables and figures in runs/disk
+	$(RUN) -m experiments disk
+
+test: $(READY)  ## Run the tests but for the slow ones
+	$(RUN) -m pytest -n auto $(ARGS)
+
+test-slow: $(READY)  ## Run the slow tests
+	$(RUN) -m pytest -n auto -m slow $(ARGS)
+
+check: lint types test  ## What CI runs: lint, types and tests
+
+lint: $(READY)  ## Check style and format with ruff
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(READY)  ## Check types with pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+clean:  ## Remove the virtual environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+# A pip too old for this project's metadata upgrades itself first.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade 'pip>=24'
+	$(RUN) -m pip install --quiet --editable '.[test,lint,$(EXTRAS)]' --constraint constraints.txt
+	@touch $@

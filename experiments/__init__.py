@@ -1,0 +1,1 @@
+"""The experiments: `python -m experiments --help` lists them."""
