@@ -4,15 +4,22 @@ All of them are also the built-in exception a caller would expect (ValueError, T
 ArithmeticError), so nobody has to import this module to catch them.
 """
 
-from typing import Any, Self
+from typing import Any
 
 
 class FuncnetError(Exception):
-    """Base of everything funcnet raises on purpose."""
+    """Base of everything funcnet raises on purpose.
 
-    def within(self, place: str) -> Self:
-        """The same error, its message led by the place it happened in, such as a layer."""
-        return type(self)(f"{place}: {self}")
+    Attributes:
+        layer_path: the layer it happened in, as indices from the outermost container inwards;
+            empty where it happened in no layer.
+    """
+
+    layer_path: tuple[int, ...] = ()
+
+    def __str__(self):
+        place = f"layer {'.'.join(map(str, self.layer_path))}: " if self.layer_path else ""
+        return place + super().__str__()
 
 
 class ShapeError(FuncnetError, ValueError):
