@@ -3,7 +3,9 @@
 from funcnet import ops
 from funcnet.errors import DivergenceError
 from funcnet.fitting import FitResult, fit
+from funcnet.inspection import backward, summary
 from funcnet.layers import CrossEntropyLoss, Linear, Module, MSELoss, ReLU, Sequential, Tanh
+from funcnet.seeds import map_seeds
 from funcnet.training import Trainer, TrainState
 
 __all__ = [
@@ -18,8 +20,11 @@ __all__ = [
     "Tanh",
     "TrainState",
     "Trainer",
+    "backward",
     "fit",
+    "map_seeds",
     "ops",
+    "summary",
 ]
 
 __version__ = "0.1.0"

@@ -11,9 +11,10 @@ per layer, and `()` where there is nothing. Layers are hashable and compare by v
 function compiled for one is found again for an equal one.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -196,33 +197,29 @@ class Sequential(Module):
 
     def apply(self, params, state, x, *, key=None, train=False):
         """Apply each layer to the output of the one before."""
-        _require_entries(self, "params", params)
-        _require_entries(self, "state", state)
+        require_entries(self, "params", params)
+        require_entries(self, "state", state)
         states = []
         for i, layer in enumerate(self.layers):
             layer_key = None if key is None else jax.random.fold_in(key, i)
-            with located(i, layer):
+            with located((i,), layer):
                 x, layer_state = layer.apply(params[i], state[i], x, key=layer_key, train=train)
             states.append(layer_state)
         return Output(x, tuple(states))
 
 
-class located:  # noqa: N801  (reads as a phrase: with located(i, layer))
-    """Say in which layer an error happened: `layer 1.0: ...` for one that is nested."""
-
-    def __init__(self, index: int, layer: Module):
-        self.index = index
-        self.layer = layer
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, FuncnetError):
-            error.layer_path = (self.index, *error.layer_path)
-        elif isinstance(error, Exception):
-            error.add_note(f"funcnet: raised in layer {self.index}, {self.layer!r}")
-        return False
+@contextlib.contextmanager
+def located(path: tuple[int, ...], layer: Module) -> Iterator[None]:
+    """Say in which layer an error happened; nested containers prefix their own index."""
+    try:
+        yield
+    except FuncnetError as error:
+        error.layer_path = (*path, *error.layer_path)
+        raise
+    except Exception as error:
+        place = ".".join(map(str, path))
+        error.add_note(f"funcnet: raised in layer {place}, {layer!r}")
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +327,8 @@ def require_params(layer: Module, params: Any, shapes: Mapping[str, tuple[int, .
         )
 
 
-def _require_entries(container: Sequential, name: str, given: Any) -> None:
+def require_entries(container: Sequential, name: str, given: Any) -> None:
+    """Raise ParamsError unless `given` is a tuple with one entry per layer."""
     expected = len(container.layers)
     if not isinstance(given, tuple) or len(given) != expected:
         what = f"{len(given)} entries" if isinstance(given, tuple) else type(given).__name__
