@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from tqdm import tqdm
 
 from funcnet import _data
@@ -98,7 +99,7 @@ def fit(
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
     """
-    if isinstance(key, jax.core.Tracer):
+    if isinstance(key, Tracer):
         raise DtypeError(
             "fit got a traced key: it runs on the host and cannot be jitted or mapped; "
             "use Trainer.run, which can"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from funcnet import ops
 from funcnet._checks import (
@@ -280,7 +281,7 @@ class CrossEntropyLoss:
         loss = ops.cross_entropy(
             prediction, target, weight, self.ignore_index, self.reduction, self.label_smoothing
         )
-        if not isinstance(target, jax.core.Tracer):
+        if not isinstance(target, Tracer):
             self.check_labels(target, prediction.shape[-1])
         return loss
 
@@ -361,4 +362,4 @@ def _class_weights(weight: Any) -> tuple[float, ...]:
         raise ConfigError(
             f"CrossEntropyLoss's weight is {weight!r}, expected one finite number >= 0 a class"
         )
-    return tuple(values.tolist())
+    return tuple(map(float, values))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from funcnet import _data, shuffle
 from funcnet._checks import require_floating_dtype, require_int, require_key, require_positive_int
@@ -343,7 +344,7 @@ _evaluate = jax.jit(_evaluate_batches, static_argnums=0)
 
 def require_epochs(epochs: Any) -> int:
     """Raise ConfigError unless `epochs` is an integer >= 0, known while tracing."""
-    if isinstance(epochs, jax.core.Tracer):
+    if isinstance(epochs, Tracer):
         raise ConfigError("epochs is traced, expected a static integer; name it in static_argnames")
     number = require_int("epochs", epochs)
     if number < 0:

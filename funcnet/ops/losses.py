@@ -86,7 +86,7 @@ def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -
     return squared.sum() if reduction == "sum" else squared.mean()
 
 
-def _mse_loss_fwd(prediction, target, reduction="mean"):
+def _mse_loss_fwd(prediction, target, reduction: Reduction = "mean"):
     return _mse_loss(prediction, target, reduction), (prediction, target)
 
 
@@ -143,7 +143,12 @@ def _cross_entropy(
 
 
 def _cross_entropy_fwd(
-    logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+    logits,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction: Reduction = "mean",
+    label_smoothing=0.0,
 ):
     loss = _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
     return loss, (logits, target, weight, *_normaliser(logits))
