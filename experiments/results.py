@@ -41,7 +41,7 @@ class Run:
     accuracy_train: float
     accuracy_test: float
     seconds: float
-    """This seed's training, measured alone."""
+    """One seed's training, measured alone: this seed's, or that of the first for all of them."""
     compile_seconds: float
     """Before that, not part of `seconds`."""
     f1_train: float | None = None

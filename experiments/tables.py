@@ -90,6 +90,8 @@ def _cells(samples: Sequence[Run | Published]) -> list[str]:
 
 def _cell(values: Sequence[float | None], row: _Row) -> str:
     numbers = [row.scale * value for value in values if value is not None]
+    if row.field == "seconds":
+        numbers = list(dict.fromkeys(numbers))  # one measurement may stand for several seeds
     if not numbers:
         return ""
     mean = statistics.fmean(numbers)
