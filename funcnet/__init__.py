@@ -1,6 +1,6 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
-from funcnet import metrics, ops
+from funcnet import interop, metrics, ops
 from funcnet.errors import DivergenceError
 from funcnet.fitting import FitResult, fit
 from funcnet.inspection import backward, summary
@@ -23,6 +23,7 @@ __all__ = [
     "Trainer",
     "backward",
     "fit",
+    "interop",
     "load_params",
     "map_seeds",
     "metrics",

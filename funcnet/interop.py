@@ -24,6 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from funcnet._files import write_atomically
+from funcnet.errors import DtypeError, ParamsError
 
 _DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -51,13 +52,13 @@ def save_params(path: str | os.PathLike[str], params: Any) -> None:
 
     Raises:
         OSError: the file can't be written; what was there is unchanged.
-        TypeError: a leaf is not an array, or of a dtype that can't be saved.
-        ValueError: two leaves have the same key.
+        DtypeError: a leaf is not an array, or of a dtype that can't be saved.
+        ParamsError: two leaves have the same key.
     """
     arrays = {key: _to_numpy(key, leaf) for key, leaf in _flatten(params).items()}
     for key, array in arrays.items():
         if array.dtype not in _DTYPES.values():
-            raise TypeError(
+            raise DtypeError(
                 f"{key}: {array.dtype} can't be saved; expected a real or boolean array"
             )
     # No metadata: a time or a version in the file would change its bytes.
@@ -77,8 +78,8 @@ def load_params(path: str | os.PathLike[str], like: Any) -> Any:
 
     Raises:
         OSError: the file can't be read.
-        TypeError: a leaf of `like` is not an array.
-        ValueError: the file is damaged or not safetensors, or a key is missing, surplus, or has
+        DtypeError: a leaf of `like` is not an array.
+        ParamsError: the file is damaged or not safetensors, or a key is missing, surplus, or has
             another shape or dtype; the message names them.
     """
     (params,) = _restore(_read(path), os.fspath(path), like)
@@ -100,8 +101,8 @@ def state_dict(params: Any, state: Any = ()) -> dict[str, np.ndarray]:
         Copies, on the host, that may be written to.
 
     Raises:
-        TypeError: a leaf is not an array.
-        ValueError: two leaves have the same key.
+        DtypeError: a leaf is not an array.
+        ParamsError: two leaves have the same key.
     """
     return {key: _to_numpy(key, leaf) for key, leaf in _merge([params, state]).items()}
 
@@ -124,20 +125,20 @@ def load_state_dict(
 
     Raises:
         OSError: the file can't be read.
-        TypeError: `source` is neither a path nor a mapping from strings, or a leaf is no array.
-        ValueError: the file is damaged or not safetensors, or a key is missing, surplus, or has
+        DtypeError: `source` is neither a path nor a mapping from strings, or a leaf is no array.
+        ParamsError: the file is damaged or not safetensors, or a key is missing, surplus, or has
             another shape or dtype; the message names them.
     """
     if isinstance(source, Mapping):
         for key in source:
             if not isinstance(key, str):
-                raise TypeError(f"state_dict: expected strings as keys, got {key!r}")
+                raise DtypeError(f"state_dict: expected strings as keys, got {key!r}")
         found = {key: _to_numpy(key, value) for key, value in source.items()}
         params, state = _restore(found, "state_dict", like_params, like_state)
     elif isinstance(source, (str, os.PathLike)):
         params, state = _restore(_read(source), os.fspath(source), like_params, like_state)
     else:
-        raise TypeError(
+        raise DtypeError(
             f"expected a safetensors file or a state_dict, got {type(source).__name__}; "
             "of a PyTorch module, pass module.state_dict()"
         )
@@ -158,7 +159,7 @@ def _unique(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, leaf in items:
         if key in leaves:
-            raise ValueError(f"two arrays have the key {key!r}; rename one of them")
+            raise ParamsError(f"two arrays have the key {key!r}; rename one of them")
         leaves[key] = leaf
     return leaves
 
@@ -168,13 +169,13 @@ def _name(entry: Any) -> str:
     for attribute in ("idx", "key", "name"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
-    raise TypeError(f"params: expected nested tuples and dicts, got a node reached by {entry!r}")
+    raise DtypeError(f"params: expected nested tuples and dicts, got a node reached by {entry!r}")
 
 
 def _to_numpy(key: str, value: Any) -> np.ndarray:
     """Return a host copy, contiguous and writable, of a NumPy, JAX or PyTorch array."""
     if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        raise TypeError(f"{key}: expected an array, got {type(value).__name__}")
+        raise DtypeError(f"{key}: expected an array, got {type(value).__name__}")
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         # NumPy has no bfloat16 of its own for .numpy(); float32 holds every one of its values.
@@ -190,11 +191,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)}: {_explain(data, error)}") from error
+        raise ParamsError(f"{os.fspath(path)}: {_explain(data, error)}") from error
     arrays = {}
     for key, tensor in tensors:
         if tensor["dtype"] not in _DTYPES:
-            raise ValueError(
+            raise ParamsError(
                 f"{os.fspath(path)}: {key} has the dtype {tensor['dtype']}, which funcnet has not; "
                 f"expected one of {', '.join(_DTYPES)}"
             )
@@ -217,12 +218,12 @@ def _restore(found: Mapping[str, np.ndarray], source: str, *trees: Any) -> list[
     """Return trees like those given with the arrays found, every one of which must belong."""
     expected = _merge(trees)
     problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is surplus" for key in found if key not in expected]
+    problems += [f"{key} is surplus" for key in sorted(found) if key not in expected]
     for key, like in expected.items():
         problems += _compare(key, found[key], like) if key in found else []
     if problems:
         rest = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(
+        raise ParamsError(
             f"{source} does not fit the model: {'; '.join(problems[:10])}{rest}; "
             "expected the arrays of this very model"
         )
@@ -238,7 +239,7 @@ def _restore(found: Mapping[str, np.ndarray], source: str, *trees: Any) -> list[
 def _compare(key: str, array: np.ndarray, like: Any) -> list[str]:
     """Return what keeps an array from standing for `like`: at most one sentence."""
     if not (hasattr(like, "shape") and hasattr(like, "dtype")):
-        raise TypeError(f"{key}: expected an array to compare with, got {type(like).__name__}")
+        raise DtypeError(f"{key}: expected an array to compare with, got {type(like).__name__}")
     if array.shape != like.shape:
         return [f"{key} has shape {array.shape}, expected {like.shape}"]
     if like.dtype != jax.dtypes.canonicalize_dtype(like.dtype):

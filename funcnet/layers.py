@@ -420,4 +420,4 @@ def _class_weights(weight: Any) -> tuple[float, ...]:
         raise ConfigError(
             f"CrossEntropyLoss's weight is {weight!r}, expected one finite number >= 0 a class"
         )
-    return tuple(values.tolist())
+    return tuple(map(float, values))

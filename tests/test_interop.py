@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import funcnet as fn
 from funcnet import interop
+from funcnet.errors import DtypeError, ParamsError
 
 PARAMS = (
     {"weight": jnp.arange(6.0).reshape(2, 3), "bias": jnp.array([0.5, -0.5])},
@@ -142,11 +144,11 @@ def test_named_tuples_and_one_layer_have_keys():
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"weight": "text"}, TypeError, "weight: expected an array, got str"),
-        (({"weight": [1.0]},), TypeError, "0.weight.0: expected an array, got float"),
-        ({"w": np.array(["text"])}, TypeError, "w: <U4 can't be saved"),
-        ({"w": np.array([1j])}, TypeError, "w: complex128 can't be saved"),
-        ({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, "two arrays have the key 'a.b'"),
+        ({"weight": "text"}, DtypeError, "weight: expected an array, got str"),
+        (({"weight": [1.0]},), DtypeError, "0.weight.0: expected an array, got float"),
+        ({"w": np.array(["text"])}, DtypeError, "w: <U4 can't be saved"),
+        ({"w": np.array([1j])}, DtypeError, "w: complex128 can't be saved"),
+        ({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ParamsError, "two arrays have the key 'a.b'"),
     ],
 )
 def test_params_that_cannot_be_saved_are_refused(tmp_path, params, error, message):
@@ -184,17 +186,17 @@ first = PARAMS[0]
     ],
 )
 def test_a_file_of_another_model_is_refused(file, like, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ParamsError, match=message):
         interop.load_params(file, like)
 
 
 def test_a_long_list_of_differences_is_cut(file):
-    with pytest.raises(ValueError, match=r"3\.weight is missing.*; and 17 more; expected"):
+    with pytest.raises(ParamsError, match=r"3\.weight is missing.*; and 17 more; expected"):
         interop.load_params(file, tuple({"weight": jnp.zeros(1)} for _ in range(25)))
 
 
 def test_what_is_no_shape_is_refused(file):
-    with pytest.raises(TypeError, match=r"0\.bias: expected an array to compare with, got float"):
+    with pytest.raises(DtypeError, match=r"0\.bias: expected an array to compare with, got float"):
         interop.load_params(file, ({"weight": 1.0, "bias": 1.0}, (), ({"weight": 1.0}, ())))
 
 
@@ -220,7 +222,7 @@ def header(**tensors):
 def test_damaged_files_are_refused(tmp_path, data, message):
     path = tmp_path / "params"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{path}: {message}"):
+    with pytest.raises(ParamsError, match=f"{path}: {message}"):
         interop.load_params(path, {"w": jnp.zeros(1)})
 
 
@@ -238,7 +240,7 @@ def test_pickles_are_named_and_never_loaded(tmp_path):
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("archive/data.pkl", bare.read_bytes())
     for path in (bare, zipped):
-        with pytest.raises(ValueError, match=r"a pickle, not .* safetensors\.torch\.save_file"):
+        with pytest.raises(ParamsError, match=r"a pickle, not .* safetensors\.torch\.save_file"):
             interop.load_params(path, PARAMS)
 
 
@@ -246,7 +248,7 @@ def test_every_truncation_is_refused(file):
     data = file.read_bytes()
     for length in range(len(data)):
         file.write_bytes(data[:length])
-        with pytest.raises(ValueError, match="damaged"):
+        with pytest.raises(ParamsError, match="damaged"):
             interop.load_params(file, PARAMS)
 
 
@@ -259,7 +261,7 @@ def test_noise_is_refused_or_leaves_the_shapes(tmp_path_factory, position, noise
     path.write_bytes(data)
     try:
         loaded = interop.load_params(path, PARAMS)
-    except ValueError as error:
+    except ParamsError as error:
         assert str(error).startswith(str(path))  # noqa: PT017
     else:
         assert shapes(loaded) == shapes(PARAMS)
@@ -284,7 +286,7 @@ def test_a_file_may_hold_params_and_state(tmp_path):
 
 
 def test_params_and_state_of_one_name_are_refused():
-    with pytest.raises(ValueError, match=r"two arrays have the key '0\.weight'"):
+    with pytest.raises(ParamsError, match=r"two arrays have the key '0\.weight'"):
         interop.state_dict(({"weight": jnp.zeros(1)},), ({"weight": jnp.zeros(1)},))
 
 
@@ -293,7 +295,7 @@ def test_integers_are_converted_where_they_fit():
     both["1.num_batches_tracked"] = np.array(7, np.int64)
     check_equal(interop.load_state_dict(both, NORMED, STATE)[1], STATE)
     both["1.num_batches_tracked"] = np.array(2**40, np.int64)
-    with pytest.raises(ValueError, match=r"num_batches_tracked has values that int32 can't hold"):
+    with pytest.raises(ParamsError, match=r"num_batches_tracked has values that int32 can't hold"):
         interop.load_state_dict(both, NORMED, STATE)
 
 
@@ -315,24 +317,15 @@ def test_no_memory_is_shared_either_way():
     ],
 )
 def test_what_is_no_state_dict_is_refused(source, message):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(DtypeError, match=message):
         interop.load_state_dict(source, {"weight": jnp.zeros(1)})
 
 
-def forward(params, x):
-    """Linear, ReLU, Linear in plain JAX."""
-    first, _, last = params
-    hidden = jnp.maximum(x @ first["weight"].T + first["bias"][None], 0)
-    return hidden @ last["weight"].T + last["bias"][None]
+MLP = fn.Sequential(fn.Linear(3, 5), fn.Sequential(fn.ReLU(), fn.Linear(5, 2)))
 
 
-def mlp(key):
-    k1, k2, k3, k4 = jax.random.split(key, 4)
-    return (
-        {"weight": jax.random.normal(k1, (5, 3)), "bias": jax.random.normal(k2, (5,))},
-        (),
-        {"weight": jax.random.normal(k3, (2, 5)), "bias": jax.random.normal(k4, (2,))},
-    )
+def logits(params, x):
+    return MLP.apply(params, ((), ((), ())), x).value
 
 
 @pytest.mark.torch
@@ -341,7 +334,8 @@ class TestTorch:
         import torch
 
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+        inner = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(5, 2))
+        return torch.nn.Sequential(torch.nn.Linear(3, 5), inner)
 
     def logits(self, model, x):
         import torch
@@ -354,7 +348,8 @@ class TestTorch:
         import safetensors.torch
         import torch
 
-        params, x = mlp(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+        params, _ = MLP.init(jax.random.key(0))
+        x = jax.random.normal(jax.random.key(1), (7, 3))
         if way == "mapping":
             arrays = {k: torch.from_numpy(v) for k, v in interop.state_dict(params).items()}
         else:
@@ -362,7 +357,7 @@ class TestTorch:
             arrays = safetensors.torch.load_file(tmp_path / "p")
         model = self.model()
         model.load_state_dict(arrays)
-        np.testing.assert_allclose(self.logits(model, x), forward(params, x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(self.logits(model, x), logits(params, x), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("way", ["mapping", "file"])
     def test_from_torch(self, tmp_path, way):
@@ -373,9 +368,9 @@ class TestTorch:
         if way == "file":
             safetensors.torch.save_file(source, tmp_path / "p")
             source = tmp_path / "p"
-        params, state = interop.load_state_dict(source, mlp(jax.random.key(0)), ((), (), ()))
-        assert state == ((), (), ())
-        np.testing.assert_allclose(self.logits(model, x), forward(params, x), rtol=1e-5, atol=1e-5)
+        params, state = interop.load_state_dict(source, *MLP.init(jax.random.key(0)))
+        assert state == ((), ((), ()))
+        np.testing.assert_allclose(self.logits(model, x), logits(params, x), rtol=1e-5, atol=1e-5)
 
     def test_batch_norm_and_back(self):
         import torch
@@ -412,5 +407,5 @@ class TestTorch:
             np.testing.assert_array_equal(wide, tensor.detach().float().numpy())
 
     def test_a_module_is_no_state_dict(self):
-        with pytest.raises(TypeError, match=r"got Sequential; of a PyTorch module, pass"):
+        with pytest.raises(DtypeError, match=r"got Sequential; of a PyTorch module, pass"):
             interop.load_state_dict(self.model(), ())  # pyright: ignore[reportArgumentType]

@@ -19,6 +19,11 @@ What stands beside each perturbation is its cotangent:
     dX = dY W        dW = dYᵀ X        db = dYᵀ 1, the sum of dY over the rows
 
 Residuals: X and W, which the caller holds anyway. Y appears in no cotangent.
+
+Narrow products: on a CPU, XLA computes (M, N) (N, R) in half the time of (R, N) (N, M) when M and N
+are small and the R rows many. So batches of narrow vectors are computed transposed, features by
+rows, Yᵀ = W Xᵀ + b 1ᵀ and likewise backward; in a chain of layers the transposes meet and cancel.
+`optimization_barrier` stops XLA from undoing it. Wide layers gain nothing.
 """
 
 import jax
@@ -45,6 +50,9 @@ def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
         ShapeError, DtypeError: the arguments do not fit each other, or are not floating.
     """
     _check(x, weight, bias)
+    if _is_narrow(x, weight):
+        y = jnp.matmul(weight, x.T)  # (M, N) (N, R) -> (M, R)
+        return _barrier(y if bias is None else y + bias[:, None]).T
     y = jnp.matmul(x, weight.T)  # (..., N) (N, M) -> (..., M)
     return y if bias is None else y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
 
@@ -56,16 +64,30 @@ def _linear_fwd(x, weight, bias=None):
 def _linear_bwd(residuals, dY):
     x, weight, bias = residuals
     rows = tuple(range(dY.ndim - 1))  # the batch axes
-    # y = x @ weight.T
-    dX = jnp.matmul(dY, weight)  # (..., M) (M, N) -> (..., N)
-    dW = jnp.tensordot(dY, x, axes=(rows, rows))  # (..., M) (..., N) -> (M, N)
-    # y + bias
-    db = None if bias is None else like(dY.sum(axis=rows), bias)  # (..., M) -> (M,)
-    return like(dX, x), like(dW, weight), db
+    # y = x @ weight.T + bias
+    if _is_narrow(x, weight):
+        dYt = _barrier(dY.T)
+        dX = _barrier(jnp.matmul(_barrier(weight.T), dYt)).T  # ((N, M) (M, R)).T -> (R, N)
+        dW = jnp.matmul(dYt, _barrier(x.T).T)  # (M, R) (R, N) -> (M, N)
+        db = jnp.matmul(dYt, jnp.ones(len(x), dYt.dtype))  # (M, R) (R,) -> (M,)
+    else:
+        dX = jnp.matmul(dY, weight)  # (..., M) (M, N) -> (..., N)
+        dW = jnp.tensordot(dY, x, axes=(rows, rows))  # (..., M) (..., N) -> (M, N)
+        db = dY.sum(axis=rows)  # (..., M) -> (M,)
+    return like(dX, x), like(dW, weight), None if bias is None else like(db, bias)
 
 
 linear = jax.custom_vjp(_linear)
 linear.defvjp(_linear_fwd, _linear_bwd)
+
+_barrier = jax.lax.optimization_barrier
+
+# Measured with batches of 100 rows: 1.6 times as fast at width 25, no gain above 64.
+NARROW = 64
+
+
+def _is_narrow(x, weight):
+    return x.ndim == 2 and max(weight.shape) <= NARROW
 
 
 def _check(x, weight, bias):

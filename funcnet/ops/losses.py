@@ -86,7 +86,7 @@ def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -
     return squared.sum() if reduction == "sum" else squared.mean()
 
 
-def _mse_loss_fwd(prediction, target, reduction="mean"):
+def _mse_loss_fwd(prediction, target, reduction: Reduction = "mean"):
     return _mse_loss(prediction, target, reduction), (prediction, target)
 
 
@@ -136,14 +136,19 @@ def _cross_entropy(
     hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
     losses = -(w * T * S).sum(axis=-1)  # l_n: (..., C) -> (...)
     if reduction == "mean":
-        losses = losses.sum() / _divisor(hard, w, target)
+        losses = losses.sum() / _divisor(hard, target, weight, ignore_index)
     elif reduction == "sum":
         losses = losses.sum()
     return losses.astype(logits.dtype)
 
 
 def _cross_entropy_fwd(
-    logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+    logits,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction: Reduction = "mean",
+    label_smoothing=0.0,
 ):
     loss = _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
     return loss, (logits, target, weight, *_normaliser(logits))
@@ -159,10 +164,12 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
         dl = dl[..., None]
     elif reduction == "mean":
         # losses.sum() / D; with every label ignored, D = 0 and there is nothing to learn from
-        D = _divisor(hard, w, target)
-        all_ignored = _is_labels(target) & ~(hard != 0).any()
-        D = jnp.where(all_ignored, 1, D)
-        dl = jnp.where(all_ignored, 0, dl / D)
+        D = _divisor(hard, target, weight, ignore_index)
+        if _is_labels(target):
+            all_ignored = ~_kept(target, ignore_index).any()
+            D = jnp.where(all_ignored, 1, D)
+            dl = jnp.where(all_ignored, 0, dl)
+        dl = dl / D
     # losses = -(Q * S).sum(axis=-1), Q = w * T
     dQ = -dl * S  # (..., C)
     dS = -dl * w * T
@@ -202,7 +209,7 @@ def _target(S, target, weight, ignore_index, label_smoothing):
     classes = S.shape[-1]
     if _is_labels(target):
         labels = _as_int32(target)
-        kept = ~_ignored(target, ignore_index)[..., None]
+        kept = _kept(target, ignore_index)[..., None]
         known = ((labels >= 0) & (labels < classes))[..., None]
         one_hot = jnp.where(known, jax.nn.one_hot(labels, classes, dtype=S.dtype), jnp.nan)
         hard = jnp.where(kept, one_hot, 0)
@@ -213,21 +220,25 @@ def _target(S, target, weight, ignore_index, label_smoothing):
     return hard, (1 - label_smoothing) * hard + smooth, w.reshape((1,) * (S.ndim - 1) + (-1,))
 
 
-def _divisor(hard, w, target):
+def _divisor(hard, target, weight, ignore_index):
     """D of the derivation, ()."""
-    return (hard * w).sum() if _is_labels(target) else jnp.asarray(hard[..., 0].size, hard.dtype)
+    if not _is_labels(target):
+        return jnp.asarray(hard[..., 0].size, hard.dtype)
+    if weight is None:
+        return _kept(target, ignore_index).sum(dtype=hard.dtype)
+    return (hard.sum(axis=tuple(range(target.ndim))) * weight.astype(hard.dtype)).sum()
+
+
+def _kept(target, ignore_index):
+    """Which labels count, (...); all of them where their dtype cannot hold ignore_index."""
+    limits = jnp.iinfo(target.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        return jnp.ones(target.shape, bool)
+    return target != ignore_index
 
 
 def _is_labels(target):
     return jnp.issubdtype(target.dtype, jnp.integer)
-
-
-def _ignored(labels, ignore_index):
-    """Where to count nothing, (...); a dtype that cannot hold ignore_index has it nowhere."""
-    limits = jnp.iinfo(labels.dtype)
-    if not limits.min <= ignore_index <= limits.max:
-        return jnp.zeros(labels.shape, bool)
-    return labels == ignore_index
 
 
 def _as_int32(labels):

@@ -1,0 +1,1 @@
+"""check_vjp: verify a hand-written backward pass."""

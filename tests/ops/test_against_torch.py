@@ -11,8 +11,6 @@ from funcnet import ops
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("x64")]
 
-CLOSE = {"rtol": 1e-9, "atol": 1e-9}
-
 
 def gradients(f, args, cotangent):
     """The value of `f` and the cotangents of its floating arguments, by funcnet's rules."""
@@ -27,15 +25,15 @@ def torch_gradients(f, args, cotangent):
     leaves = [torch.tensor(a, requires_grad=True) for a in args]
     value = f(*leaves)
     value.backward(torch.tensor(cotangent))
-    return value.detach().numpy(), [leaf.grad.numpy() for leaf in leaves]
+    return value.detach().numpy(), [np.asarray(leaf.grad) for leaf in leaves]
 
 
 def agree(ours, theirs):
-    np.testing.assert_allclose(ours[0], theirs[0], **CLOSE)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-9, atol=1e-9)
     assert len(ours[1]) == len(theirs[1])
     for a, b in zip(ours[1], theirs[1], strict=True):
         assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, **CLOSE)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("bias", [True, False])
