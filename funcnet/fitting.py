@@ -100,8 +100,8 @@ def fit(
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
     """
-    for name, value in (("key", key), ("data", data), ("validation", validation)):
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+    for name, values in (("key", (key,)), ("data", data), ("validation", validation)):
+        if isinstance(values, tuple | list) and any(isinstance(v, Tracer) for v in values):
             raise DtypeError(
                 f"fit's {name} is traced: fit runs on the host and cannot be jitted or mapped; "
                 f"use Trainer.run, which can"
