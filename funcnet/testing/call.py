@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from funcnet.testing import twin as twins
 
@@ -47,6 +48,7 @@ class Call:
         diff: indices of the differentiated leaves.
         traced: indices of the traced leaves.
         names: the differentiated leaves' names, such as `params['weight']`.
+        parameters: the arguments' names.
     """
 
     fn: Callable[..., Any]
@@ -57,6 +59,7 @@ class Call:
     diff: tuple[int, ...]
     traced: tuple[int, ...]
     names: tuple[str, ...]
+    parameters: tuple[str, ...]
 
     @property
     def xs(self) -> Arrays:
@@ -96,41 +99,37 @@ class Call:
         """The function without its own rule, where it is a rule itself; else `fn`."""
         return self.fn.__wrapped__ if isinstance(self.fn, jax.custom_vjp) else self.fn
 
-    def cotangents_for(self, tree: Any) -> list[Any]:
-        """The entries of a tuple like the dynamic arguments that belong to differentiated leaves.
-
-        None stands for zeros, for a leaf or for a whole argument.
-        """
-        dynamic = [arg for i, arg in enumerate(self.args) if i not in self.static]
-        flat: list[Any] = []
-        for arg, given in zip(dynamic, tree, strict=True):
-            flat += _broadcast_none(given, arg)
-        return [flat[i] for i in self.diff]
+    def dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """Those of the arguments that are not static."""
+        return tuple(arg for i, arg in enumerate(args) if i not in self.static)
 
 
-def _broadcast_none(given: Any, like: Any) -> list[Any]:
-    """The leaves of `given` in the structure of `like`, None for missing ones."""
+def align(given: Any, like: Any) -> list[Any]:
+    """The parts of `given`, one for each leaf of `like`.
+
+    None in `given` stands for zeros, for a leaf or for everything below a node, as in JAX.
+
+    Raises:
+        ValueError: the structures differ, be it that one leaf stands for several.
+    """
     if given is None:
         return [None] * len(jax.tree.leaves(like))
-    leaves, treedef = jax.tree.flatten(like)
-    marked = jax.tree.unflatten(treedef, [_Leaf(leaf) for leaf in leaves])
-    found: list[Any] = []
-
-    def visit(sub: Any, mark: Any) -> None:
-        if sub is None:
-            found.extend([None] * len(jax.tree.leaves(mark)))
-        elif isinstance(mark, _Leaf):
-            found.append(sub)
-        else:
-            raise ValueError("structure")
-
-    jax.tree.map(visit, given, marked, is_leaf=lambda node: node is None)
-    return found
+    children, level = jax.tree.flatten(like, is_leaf=lambda node: node is not like)
+    if jax.tree_util.treedef_is_leaf(level):
+        if not jax.tree_util.treedef_is_leaf(jax.tree.structure(given)):
+            raise ValueError("a container stands where the argument has a leaf")
+        return [given]
+    parts = level.flatten_up_to(given)
+    return [leaf for part, child in zip(parts, children, strict=True) for leaf in align(part, child)]
 
 
-class _Leaf:
-    def __init__(self, value: Any):
-        self.value = value
+def cotangent_tree(outputs: Any, ct: Sequence[Any]) -> Any:
+    """Floating-point cotangents in the output's structure, with float0 zeros for the rest."""
+    rest = iter(ct)
+    return jax.tree.map(
+        lambda out: next(rest) if is_inexact(out) else np.zeros(out.shape, jax.dtypes.float0),
+        outputs,
+    )
 
 
 def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
@@ -142,14 +141,12 @@ def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     )
     leaves = [leaf for _, leaf in paths]
     parameters = _parameter_names(fn, len(args))
-    dynamic_names = [parameters[i] for i in range(len(args)) if i not in static]
+    dynamic = [name for i, name in enumerate(parameters) if i not in static]
     diff = tuple(i for i, leaf in enumerate(leaves) if _is_number(leaf) and is_inexact(leaf))
     arrays = {i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))}
-    names = tuple(
-        dynamic_names[paths[i][0][0].idx] + jax.tree_util.keystr(paths[i][0][1:]) for i in diff
-    )
+    names = tuple(dynamic[paths[i][0][0].idx] + keystr(paths[i][0][1:]) for i in diff)
     traced = tuple(i for i in sorted(arrays) if i not in diff)
-    return Call(fn, args, static, treedef, leaves, diff, traced, names)
+    return Call(fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters))
 
 
 def _is_number(leaf: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from funcnet import _compat
 from funcnet.testing import derivatives, explain
 from funcnet.testing import twin as twins
-from funcnet.testing.call import is_inexact, trace
+from funcnet.testing.call import align, cotangent_tree, is_inexact, trace
 from funcnet.testing.compare import (
     OWN_ERROR_FACTOR,
     ROUNDING_FLOOR,
@@ -126,42 +126,158 @@ def _type_text(what: str, ct: Any, x: Any) -> str:
 
 
 def _audit_raw_bwd(subject: Subject) -> None:
-    """What bwd itself returns, before JAX fills in and copies."""
+    """What bwd itself returns, before JAX fills in what is missing and copies single leaves."""
     call = subject.call
-    fwd, bwd = _compat.rule_functions(call.fn) if isinstance(call.fn, jax.custom_vjp) else (None, None)
+    if not isinstance(call.fn, jax.custom_vjp):
+        return
+    fwd, bwd = _compat.rule_functions(call.fn)
     if fwd is None or bwd is None:
         return
     args = call.arguments(subject.xs, subject.zs)
-    with rule_errors("calling fwd and bwd directly"):
+    with rule_errors("calling fwd, then bwd,"):
         _, residuals = fwd(*args)
-        cotangent = subject.cotangent_tree(subject.working_row(0))
+        cotangent = cotangent_tree(subject.output_tree, subject.working_row(0))
         raw = bwd(*(args[i] for i in call.static), residuals, cotangent)
-    dynamic = [arg for i, arg in enumerate(args) if i not in call.static]
+    dynamic = call.dynamic(args)
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
-        raise Wrong(f"bwd returns {_brief(raw)}, not a tuple with one cotangent per argument")
-    names = [name for i, name in enumerate(call.parameters) if i not in call.static]
-    for name, given, arg in zip(names, raw, dynamic, strict=True):
-        _audit_argument(subject, name, given, arg)
-
-
-def _audit_argument(subject: Subject, name: str, given: Any, arg: Any) -> None:
-    leaves = jax.tree_util.tree_flatten_with_path(arg)[0]
-    if given is None:
-        _audit_none(subject, [name + jax.tree_util.keystr(path) for path, _ in leaves])
-        return
-    # None is a missing cotangent here, not an empty subtree.
-    none = object()
-    marked = jax.tree.map(lambda x: none if x is None else x, given, is_leaf=lambda x: x is None)
-    if jax.tree.structure(marked) != jax.tree.structure(_without_none(arg, none, given)):
         raise Wrong(
-            f"the cotangent of {name} has the structure {jax.tree.structure(given)}, the argument "
-            f"{jax.tree.structure(arg)}. JAX copies a single leaf to all of them silently"
+            f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents"
         )
-    for (path, x), ct in zip(leaves, jax.tree.leaves(marked), strict=True):
-        leaf = name + jax.tree_util.keystr(path)
-        if ct is none:
-            _audit_none(subject, [leaf])
-        elif not is_inexact(jnp.asarray(x) if not hasattr(x, "dtype") else x):
-            _audit_integer(leaf, x, ct)
+    parts: list[Any] = []
+    for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
+        try:
+            parts += align(given, arg)
+        except ValueError as error:
+            raise Wrong(
+                f"the cotangent of {name} has the structure {jax.tree.structure(given)}, the "
+                f"argument {jax.tree.structure(arg)}. JAX copies a single leaf to all of an "
+                "argument's leaves silently: return one leaf for each"
+            ) from error
+    for index, part in enumerate(parts):
+        if index in call.diff:
+            _audit_float(subject, call.diff.index(index), part)
+        elif part is not None and jnp.result_type(part) != jax.dtypes.float0:
+            raise Wrong(
+                f"bwd returns an array of dtype {jnp.result_type(part)} for an integer argument "
+                f"or a key (leaf {index}): return None, or float0 zeros"
+            )
 
 
+def _audit_float(subject: Subject, leaf: int, part: Any) -> None:
+    """None for a floating-point argument means zeros; a mistake unless they are right."""
+    if part is not None:
+        return
+    name = subject.call.names[leaf]
+    if subject.scales[leaf] > 0:
+        raise Wrong(
+            f"bwd returns None for {name}, a floating-point argument: JAX takes it for zeros "
+            "silently, and the derivative is not zero. None is for integers and keys"
+        )
+    subject.notes.warnings.append(
+        f"bwd returns None for {name}, a floating-point argument: right here, where the derivative "
+        "is zero, but None is for integers and keys; return zeros to say so"
+    )
+
+
+def _audit_inner_rules(subject: Subject) -> None:
+    """Each rule inside a larger function: the dtypes of its cotangents where it is called."""
+    closed = trace(subject.call, subject.call.fn, subject.xs, subject.zs)
+    for name, alone in twins.rule_calls(closed):
+        floats = [i for i, aval in enumerate(alone.in_avals) if is_inexact(aval)]
+        with rule_errors(f"differentiating the call of {name} inside the function"):
+            found = jax.eval_shape(_pull_zeros(alone, floats), *map(_shape, alone.in_avals))
+        for i, ct in zip(floats, found, strict=True):
+            want = alone.in_avals[i]
+            if ct.shape != want.shape or ct.dtype != want.dtype:
+                raise Wrong(_type_text(f"inside the function, {name}'s cotangent {i}", ct, want))
+
+
+def _shape(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _pull_zeros(alone: Any, floats: list[int]) -> Any:
+    """Pull zeros back through one call, with respect to its floating-point inputs."""
+    run = twins.as_function(alone)
+
+    def pull(*inputs: Any) -> Any:
+        def outputs(*moved: Any) -> Any:
+            every = list(inputs)
+            for i, value in zip(floats, moved, strict=True):
+                every[i] = value
+            return [out for out in run(*every) if is_inexact(out)]
+
+        out, pullback = jax.vjp(outputs, *(inputs[i] for i in floats))
+        return pullback([jnp.zeros_like(leaf) for leaf in out])
+
+    return pull
+
+
+def formula(subject: Subject) -> None:
+    """4. In float64, element by element, for dense and for one-hot cotangents."""
+    answers = subject.rule_rows
+    wanted = [i for i in answers.rows if subject.cts.rows[i].kind in ("dense", "one-hot")]
+    for row in wanted:
+        found = [_formula_mismatch(subject, leaf, row) for leaf in range(len(subject.xs))]
+        wrong = [mismatch for mismatch in found if mismatch is not None]
+        if wrong:
+            raise Wrong("\n\n".join(_describe(subject, mismatch, row) for mismatch in wrong))
+
+
+def _tolerance(subject: Subject, leaf: int, expected: np.ndarray) -> np.ndarray:
+    top = subject.scales[leaf]
+    noise = ROUNDING_FLOOR * subject.naturals[leaf]
+    return subject.formula_tolerance * (np.abs(expected) + top) + noise
+
+
+def _formula_mismatch(subject: Subject, leaf: int, row: int) -> Mismatch | None:
+    got = subject.rule_rows.cotangents[leaf][row]
+    expected = subject.expected[1][leaf][row]
+    wrong = wrong_elements(got, expected, _tolerance(subject, leaf, expected))
+    if not wrong.any():
+        return None
+    name, label = subject.call.names[leaf], subject.cts.rows[row].label
+    dtype = "float64" if subject.is_wide else str(subject.xs[leaf].dtype)
+    return Mismatch(name, leaf, label, got, expected, wrong, subject.source, dtype)
+
+
+def _describe(subject: Subject, mismatch: Mismatch, row: int) -> str:
+    second = subject.rule_rows.cotangents[mismatch.leaf][1] if row == 0 else None
+    return explain.describe(mismatch, subject.clues(row, second))
+
+
+def linearity(subject: Subject) -> None:
+    """5. Linear in the cotangent: combinations of cotangents, zeros, very large and small ones."""
+    answers = subject.rule_rows
+    for row in answers.rows:
+        factors = subject.cts.rows[row].factors
+        if factors is None:
+            continue
+        for leaf, got in enumerate(answers.cotangents):
+            expected = factors[0] * got[0] + factors[1] * got[1]
+            if subject.reference is not None:
+                expected = subject.expected[1][leaf][row]
+            _check_linear(subject, leaf, row, got[row], expected)
+
+
+def _check_linear(
+    subject: Subject, leaf: int, row: int, got: np.ndarray, expected: np.ndarray
+) -> None:
+    scale = subject.cts.rows[row].scale
+    tolerance = _tolerance(subject, leaf, expected / scale) * scale
+    wrong = wrong_elements(got, expected, tolerance)
+    if not wrong.any():
+        return
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    where = f"[{', '.join(map(str, index))}]" if index else ""
+    name = subject.call.names[leaf]
+    source = subject.source if subject.reference is not None else "the answers for g and h"
+    raise Wrong(
+        f"bwd is not linear in the cotangent: for {subject.cts.rows[row].label} the cotangent of "
+        f"{name} is wrong in {int(wrong.sum())} of {wrong.size} elements\n"
+        f"  first at {name}{where}\n"
+        f"    the rule's value  {explain.number(got[index])}\n"
+        f"    expected          {explain.number(expected[index])}   from {source}\n"
+        "  guess: the cotangent is clipped, squared, compared with something, or takes an absolute "
+        "value, or something is added to the answer; a derivative does none of these"
+    )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.testing import derivatives
-from funcnet.testing.call import Arrays, Call, is_inexact
+from funcnet.testing.call import Arrays, Call, align, cotangent_tree, is_inexact
 from funcnet.testing.derivatives import Pullback
 
 
@@ -42,22 +42,15 @@ class Reference:
 
         def run(xs: Arrays, zs: Arrays, ct: Arrays) -> tuple[Arrays, Arrays]:
             args = call.arguments(xs, zs)
-            dynamic = tuple(arg for i, arg in enumerate(args) if i not in call.static)
-            found = call.cotangents_for(self.fn(dynamic, _cotangent_tree(self.outputs, ct)))
+            dynamic = call.dynamic(args)
+            given = tuple(self.fn(dynamic, cotangent_tree(self.outputs, ct)))
+            leaves = align(given, dynamic)
+            found = [leaves[i] for i in call.diff]
             zeros = map(jnp.zeros_like, xs)
             filled = [z if g is None else jnp.asarray(g) for g, z in zip(found, zeros, strict=True)]
             return call.function()(xs, zs), tuple(filled)
 
         return run
-
-
-def _cotangent_tree(outputs: Any, ct: Arrays) -> Any:
-    """Floating-point cotangents put into the output's structure, float0 for the rest."""
-    rest = iter(ct)
-    return jax.tree.map(
-        lambda out: next(rest) if is_inexact(out) else np.zeros(out.shape, jax.dtypes.float0),
-        outputs,
-    )
 
 
 def make_reference(fn: Callable[..., Any], call: Call, outputs: Any) -> Reference:
