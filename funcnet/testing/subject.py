@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,29 +55,32 @@ class RuleRows(NamedTuple):
         rows: which rows of the cotangents were pulled back.
         outputs: fwd's floating-point outputs.
         cotangents: for each argument an array (rows, *shape).
+        dtypes: the dtypes that the cotangents had.
     """
 
     rows: list[int]
     outputs: list[np.ndarray]
     cotangents: list[np.ndarray]
+    dtypes: list[Any]
 
 
-class WorkingVjp(NamedTuple):
-    """The rule differentiated in the working dtype.
+    @classmethod
+    def make(cls, rows: Iterable[int], outputs: Arrays, cotangents: Arrays) -> RuleRows:
+        """The answers as NumPy arrays, with the dtypes they had."""
+        dtypes = [ct.dtype for ct in cotangents]
+        return cls(list(rows), derivatives.host(outputs), derivatives.host(cotangents), dtypes)
+
+
+class ForwardTypes(NamedTuple):
+    """The types of what fwd returns.
 
     Attributes:
         structure: the structure of fwd's output.
-        types: the shape and dtype of each of its leaves.
-        outputs: its floating-point leaves.
-        others: its other leaves.
-        pull: the pullback.
+        leaves: the shape and dtype of each of its leaves.
     """
 
     structure: Any
-    types: list[tuple[tuple[int, ...], Any]]
-    outputs: Arrays
-    others: Arrays
-    pull: Callable[[Arrays], Arrays]
+    leaves: list[tuple[tuple[int, ...], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,51 +235,60 @@ class Subject:
         Raises:
             Wrong: the rule raises an exception.
         """
-        pullback = derivatives.reverse(self.call.function())
         with self.wide():
             cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
-            every = list(range(len(self.cts.rows)))
-            try:
-                out, found = derivatives.rows(pullback)(self.xs64, self.zs, cts)
-            except Exception:
-                # A rule may refuse jit or vmap, which later checks report, and still be right.
-                every = every[:FEW_ROWS]
-                few = tuple(ct[:FEW_ROWS] for ct in cts)
-                one_by_one = derivatives.rows_one_by_one(pullback)
-                with rule_errors("pulling back a cotangent in float64"):
-                    out, found = one_by_one(self.xs64, self.zs, few)
-            return RuleRows(every, derivatives.host(out), derivatives.host(found))
+            return self._answers(self.xs64, cts, "differentiating in float64")
 
     @functools.cached_property
-    def working_vjp(self) -> WorkingVjp:
-        """The rule differentiated in the working dtype, operation by operation.
+    def working_rows(self) -> RuleRows:
+        """The rule's outputs and cotangents for the two dense rows, in the working dtype.
 
         Raises:
             Wrong: the rule raises an exception.
         """
-        seen: list[Any] = []
+        return self.answers_at(self.xs)
 
-        def split(*xs: Any) -> tuple[Arrays, Arrays]:
-            out = self.call.fn(*self.call.arguments(xs, self.zs))
+    def answers_at(self, xs: Arrays) -> RuleRows:
+        """The same at other inputs of the same types."""
+        cts = derivatives.cast([g[:2] for g in self.cts.arrays], self.outputs)
+        return self._answers(xs, cts, "differentiating the function")
+
+    @functools.cached_property
+    def _compiled_rule(self) -> Callable[..., tuple[Arrays, Arrays]]:
+        return derivatives.rows(derivatives.reverse(self.call.function()), strict=True)
+
+    def _answers(self, xs: Arrays, cts: Arrays, doing: str) -> RuleRows:
+        try:
+            return RuleRows.make(range(len(cts[0])), *self._compiled_rule(xs, self.zs, cts))
+        except Exception:
+            # A rule may refuse jit or vmap, which later checks report, and still be right.
+            few = tuple(ct[:FEW_ROWS] for ct in cts)
+            one_by_one = derivatives.rows_one_by_one(derivatives.reverse(self.call.function()))
+            with rule_errors(doing):
+                return RuleRows.make(range(len(few[0])), *one_by_one(xs, self.zs, few))
+
+    @functools.cached_property
+    def forward_types(self) -> ForwardTypes:
+        """The structure, shapes and dtypes of fwd's output, as differentiation finds it.
+
+        Raises:
+            Wrong: the rule raises an exception.
+        """
+        call, seen = self.call, []
+
+        def outputs(*xs: Any) -> Arrays:
+            out = call.fn(*call.arguments(xs, self.zs))
             leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(out)]
-            seen.append((jax.tree.structure(out), [(x.shape, x.dtype) for x in leaves]))
-            floats = tuple(leaf for leaf in leaves if is_inexact(leaf))
-            return floats, tuple(leaf for leaf in leaves if not is_inexact(leaf))
+            types = [(leaf.shape, leaf.dtype) for leaf in leaves]
+            seen.append(ForwardTypes(jax.tree.structure(out), types))
+            return tuple(leaf for leaf in leaves if is_inexact(leaf))
 
-        with rule_errors("differentiating the function, which runs fwd,"):
-            floats, pull, others = jax.vjp(split, *self.xs, has_aux=True)
-        return WorkingVjp(*seen[0], floats, others, pull)
-
-    @functools.cached_property
-    def working_cotangents(self) -> list[Arrays]:
-        """The rule's cotangents for the two dense rows, in the working dtype.
-
-        Raises:
-            Wrong: the rule raises an exception.
-        """
-        pull = self.working_vjp.pull
-        with rule_errors("pulling back a cotangent (bwd)"):
-            return [pull(self.working_row(row)) for row in range(2)]
+        try:
+            jax.eval_shape(lambda xs: jax.vjp(outputs, *xs)[0], self.xs)
+        except Exception:
+            with rule_errors("differentiating the function, which runs fwd,"):
+                jax.vjp(outputs, *self.xs)
+        return seen[-1]
 
     @functools.cached_property
     def working_expected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
