@@ -33,8 +33,6 @@ BATCH = 256
 SMOOTH = 1e-5
 
 
-
-
 class Coordinate(NamedTuple):
     """One real direction: an element of an argument, its real or its imaginary part."""
 
@@ -197,5 +195,3 @@ def coordinates_of(leaf: int, indices: Sequence[int], x: Any) -> list[Coordinate
     """The real directions of these elements of an argument."""
     parts = (False, True) if jnp.iscomplexobj(x) else (False,)
     return [Coordinate(leaf, int(i), part) for i in indices for part in parts]
-
-
