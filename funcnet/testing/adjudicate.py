@@ -130,18 +130,15 @@ def _judge(
             # The slope along i is minus the imaginary part of JAX's cotangent.
             got, expected = 1j * got, 1j * expected
         row = position[coordinate]
-        findings.append(_judge_real(case, np.real(got), np.real(expected), found, row, weights))
+        findings.append(
+            _judge_real(case, np.real(got), np.real(expected), found, row, weights)
+        )
     worst: tuple[Verdict, ...] = ("wrong", "outside", "undecided", "twin", "kink")
     return min(findings, key=lambda finding: worst.index(finding.verdict))
 
 
 def _judge_real(
-    case: Case,
-    got: float,
-    expected: float,
-    found: differences.Slopes,
-    row: int,
-    weights: np.ndarray,
+    case: Case, got: float, expected: float, found: differences.Slopes, row: int, weights: np.ndarray
 ) -> Finding:
     used = weights != 0
     w = weights[used]

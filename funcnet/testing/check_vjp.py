@@ -125,10 +125,7 @@ def _calm() -> Iterator[None]:
 
 
 def _run(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    points: Sequence[tuple[Any, ...]],
-    options: Options,
+    fn: Callable[..., Any], args: tuple[Any, ...], points: Sequence[tuple[Any, ...]], options: Options
 ) -> Report:
     subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
     rows: list[Check] = []

@@ -33,6 +33,8 @@ BATCH = 256
 SMOOTH = 1e-5
 
 
+
+
 class Coordinate(NamedTuple):
     """One real direction: an element of an argument, its real or its imaginary part."""
 
@@ -195,3 +197,5 @@ def coordinates_of(leaf: int, indices: Sequence[int], x: Any) -> list[Coordinate
     """The real directions of these elements of an argument."""
     parts = (False, True) if jnp.iscomplexobj(x) else (False,)
     return [Coordinate(leaf, int(i), part) for i in indices for part in parts]
+
+

@@ -165,7 +165,9 @@ def _audit_raw_bwd(subject: Subject) -> None:
             raw = answer(*inputs)
     dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
-        raise Wrong(f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents")
+        raise Wrong(
+            f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents"
+        )
     parts: list[Any] = []
     for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
         try:

@@ -87,9 +87,7 @@ def _text(subject: Subject, coordinate: Coordinate, slope: float) -> str:
 def element_name(subject: Subject, leaf: int, index: int) -> str:
     """An element of an argument, as in `weight[2, 0]`."""
     where = np.unravel_index(index, subject.xs[leaf].shape)
-    return subject.call.names[leaf] + (
-        f"[{', '.join(str(int(i)) for i in where)}]" if where else ""
-    )
+    return subject.call.names[leaf] + (f"[{', '.join(str(int(i)) for i in where)}]" if where else "")
 
 
 def kinks(subject: Subject) -> None:

@@ -126,26 +126,11 @@ class _Trial:
         """Raise `Wrong` for the first of the two that is wrong."""
         (_, reverse_got), forward_got = got
         (h_expected, reverse_expected), forward_expected = expected
-        names = [
-            *self.subject.call.names,
-            *(f"the cotangent of {n}" for n in self.subject.output_names),
-        ]
+        names = [*self.subject.call.names, *(f"the cotangent of {n}" for n in self.subject.output_names)]
         size = max((largest(h) for h in derivatives.host(h_expected)), default=0.0)
         inputs = derivatives.host((*self.xs, *self.g))
-        self._compare(
-            REVERSE,
-            names,
-            reverse_got,
-            reverse_expected,
-            [2 * size / (largest(x) or 1.0) for x in inputs],
-        )
-        self._compare(
-            FORWARD,
-            list(self.subject.call.names),
-            forward_got,
-            forward_expected,
-            [2 * size] * len(self.xs),
-        )
+        self._compare(REVERSE, names, reverse_got, reverse_expected, [2 * size / (largest(x) or 1.0) for x in inputs])
+        self._compare(FORWARD, list(self.subject.call.names), forward_got, forward_expected, [2 * size] * len(self.xs))
 
     def _compare(
         self, way: str, names: list[str], got: Any, expected: Any, naturals: list[float]
@@ -161,9 +146,7 @@ class _Trial:
             if wrong.any():
                 clues = explain.Clues({}, {}, None, {})
                 label = f"{way}, with random directions"
-                mismatch = Mismatch(
-                    names[leaf], leaf, label, g, e, wrong, self.subject.source, "float64"
-                )
+                mismatch = Mismatch(names[leaf], leaf, label, g, e, wrong, self.subject.source, "float64")
                 raise Wrong(explain.describe(mismatch, clues) + "\n" + _ADVICE)
 
     def _excuse(

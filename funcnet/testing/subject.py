@@ -64,6 +64,7 @@ class RuleRows(NamedTuple):
     cotangents: list[np.ndarray]
     dtypes: list[Any]
 
+
     @classmethod
     def make(cls, rows: Iterable[int], outputs: Arrays, cotangents: Arrays) -> RuleRows:
         """The answers as NumPy arrays, with the dtypes they had."""
@@ -346,10 +347,8 @@ class Subject:
         for name, x in zip(names, self.xs, strict=True):
             sizes |= {f"the size of axis {i} of {name}": n for i, n in enumerate(x.shape)}
             sizes[f"the number of elements of {name}"] = int(x.size)
-        sizes |= {
-            f"the number of elements of {n}": int(np.prod(o.shape))
-            for n, o in zip(self.output_names, self.outputs, strict=True)
-        }
+        sizes |= {f"the number of elements of {n}": int(np.prod(o.shape))
+                  for n, o in zip(self.output_names, self.outputs, strict=True)}
         return Clues(
             dict(zip(names, derivatives.host(self.xs), strict=True)),
             {n: e[row] for n, e in zip(names, self.expected[1], strict=True)},
@@ -362,3 +361,5 @@ def first_line(text: str, limit: int = 300) -> str:
     """The first line of an exception's text, cut at `limit` characters."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+

@@ -148,7 +148,9 @@ def scan(subject: Subject) -> None:
 
         return jax.vjp(loop, *xs)[1](cts)
 
-    pair = tuple(jnp.stack([ct, jnp.zeros_like(ct)]) for ct in subject.working_row(0))
+    pair = tuple(
+        jnp.stack([ct, jnp.zeros_like(ct)]) for ct in subject.working_row(0)
+    )
     with rule_errors("differentiating inside a scan"):
         answer = _quick(run)(subject.xs, pair)
     _check(subject, answer, 0, ", inside a scan")
@@ -205,9 +207,7 @@ def _shrunk(subject: Subject) -> Iterator[tuple[Arrays, Arrays]]:
     values = (*subject.xs, *subject.zs)
     sizes = [v.shape[0] if v.ndim else None for v in values]
     alone = [{i} for i, size in enumerate(sizes) if size][: 2 * MOST_LEAVES]
-    together = [
-        {i for i, s in enumerate(sizes) if s == size} for size in sorted({s for s in sizes if s})
-    ]
+    together = [{i for i, s in enumerate(sizes) if s == size} for size in sorted({s for s in sizes if s})]
     for chosen in alone + [group for group in together if len(group) > 1]:
         shrunk = tuple(v[:0] if i in chosen else v for i, v in enumerate(values))
         yield shrunk[: len(subject.xs)], shrunk[len(subject.xs) :]
@@ -221,8 +221,12 @@ def _is_batch(found: Sequence[Any], outputs: Sequence[Any]) -> bool:
     )
 
 
-def _check_empty(subject: Subject, xs: Arrays, zs: Arrays, cts: Arrays, expected: Arrays) -> None:
-    shapes = ", ".join(f"{name} {x.shape}" for name, x in zip(subject.call.names, xs, strict=True))
+def _check_empty(
+    subject: Subject, xs: Arrays, zs: Arrays, cts: Arrays, expected: Arrays
+) -> None:
+    shapes = ", ".join(
+        f"{name} {x.shape}" for name, x in zip(subject.call.names, xs, strict=True)
+    )
     pullback = derivatives.reverse(subject.call.function())
     with rule_errors(f"differentiating with an empty batch ({shapes})"):
         answer = _quick(pullback)(xs, zs, cts)[1]
@@ -241,3 +245,5 @@ def _check_empty(subject: Subject, xs: Arrays, zs: Arrays, cts: Arrays, expected
                 f"with an empty batch ({shapes}) the cotangent of {name} has {g[index]} where "
                 f"{w[index]} is right"
             )
+
+
