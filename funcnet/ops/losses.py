@@ -166,7 +166,7 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
         # losses.sum() / D; with every label ignored, D = 0 and there is nothing to learn from
         D = _divisor(hard, target, weight, ignore_index)
         if _is_labels(target):
-            all_ignored = ~_kept(target, ignore_index).any()
+            all_ignored = _kept(target, ignore_index).sum(dtype=S.dtype) == 0
             D = jnp.where(all_ignored, 1, D)
             dl = jnp.where(all_ignored, 0, dl)
         dl = dl / D
