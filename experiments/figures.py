@@ -101,13 +101,20 @@ def decision_regions(
     return figure
 
 
-def curves(series: Mapping[str, np.ndarray], quantity: str, *, log: bool = False) -> Figure:
+def curves(
+    series: Mapping[str, np.ndarray],
+    quantity: str,
+    *,
+    epochs: Sequence[int] | None = None,
+    log: bool = False,
+) -> Figure:
     """Draw a quantity over the epochs: the mean over the seeds in a band that holds them all.
 
     Args:
         series: for each label an array of shape (seeds, epochs). Values that are not finite, as
             after a divergence, are left out.
         quantity: what it is, for the axis and the title: "training loss".
+        epochs: after which epochs it was taken; after each one by default.
         log: a logarithmic axis; every value must be positive then.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -115,10 +122,10 @@ def curves(series: Mapping[str, np.ndarray], quantity: str, *, log: bool = False
     for i, (label, values) in enumerate(series.items()):
         colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
         finite = np.ma.masked_invalid(values)
-        epochs = np.arange(1, finite.shape[1] + 1)
+        x = np.arange(1, finite.shape[1] + 1) if epochs is None else epochs
         seeds = f"{len(finite)} seeds" if len(finite) > 1 else "1 seed"
-        axes.plot(epochs, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
-        axes.fill_between(epochs, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
+        axes.plot(x, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
+        axes.fill_between(x, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
     axes.set(xlabel="epoch", ylabel=quantity, title=f"{quantity}: mean and range over the seeds")
     if log:
         axes.set_yscale("log")
