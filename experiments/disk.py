@@ -75,7 +75,10 @@ def main(config: Config) -> None:
         _draw_regions(figures, config, loss, first, runs[0], out)
         if config.same_start:
             reports.append(same_start.write(out, loss, differences, runs))
-    figures.save(figures.points(first.x[0], first.y[0], RADIUS), out / "figure-1-points.png")
+    figures.save(
+        figures.points(np.asarray(first.x[0]), np.asarray(first.y[0]), RADIUS),
+        out / "figure-1-points.png",
+    )
     figures.save(figures.curves(curves, "training loss", log=True), out / "loss.png")
     print("\n".join(["", record.table, *reports]))
     print(f"written to {out}: results.json, table.md, the parameters, and the figures")
@@ -88,7 +91,7 @@ def run_loss(config: Config, loss: str, record: runner.Record):
         Seed 0's outcome; each framework's losses, an array (epochs,) a seed; and each seed's
         `runner.Trained.differences`, where both frameworks started from the same weights.
     """
-    first, histories, differences = None, defaultdict(list), []
+    outcomes, histories, differences = [], defaultdict(list), []
     compare = make_comparison(config, loss) if config.with_torch else None
     for seed, (outcome, seconds, compile_seconds) in enumerate(train_seeds(config, loss)):
         title = f"{TITLES[loss]}, seed {seed}"
@@ -104,8 +107,8 @@ def run_loss(config: Config, loss: str, record: runner.Record):
             histories[learner.framework].append(trained.losses[-1])
             differences.append(trained.differences)
         record.add(*runs)
-        first = first or outcome
-    return first, histories, differences
+        outcomes.append(outcome)
+    return outcomes[0], histories, differences
 
 
 def make_comparison(config: Config, loss: str):
@@ -234,5 +237,6 @@ def _draw_regions(figures, config, loss, outcome, run, out):
         f"accuracy: train {100 * run.accuracy_train:.2f} %, test {100 * run.accuracy_test:.2f} %"
     )
     number = {"mse": 2, "cross_entropy": 3}[loss]
-    figure = figures.decision_regions(predict, outcome.x[0], outcome.y[0], RADIUS, title)
+    points = np.asarray(outcome.x[0]), np.asarray(outcome.y[0])
+    figure = figures.decision_regions(predict, *points, RADIUS, title)
     figures.save(figure, out / f"figure-{number}-{loss}.png")

@@ -195,14 +195,41 @@ def misread(
         axes.imshow(images[i], cmap="gray_r")
         axes.set_title(
             f"{class_names[int(labels[i])]}, read as\n{class_names[int(predicted[i])]} "
-            f"({_percent(confidence[i])})",
+            f"({percent(confidence[i])})",
             fontsize=9,
         )
         axes.set_xlabel(f"image {i}", fontsize=8)
     return figure
 
 
-def _percent(probability: float) -> str:
+def reading(
+    image: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw one image as a classifier sees it, beside the probability of every class.
+
+    Args:
+        image: shape (height, width).
+        probabilities: shape (classes,).
+        class_names: in the order of the classes.
+        title: names the image.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure.suptitle(title)
+    seen = figure.add_subplot(1, 2, 1, xticks=[], yticks=[])
+    seen.imshow(image, cmap="gray_r")
+    seen.set_title("what the network sees")
+    bars = figure.add_subplot(1, 2, 2, xlim=(0, 1.25), xticks=np.linspace(0, 1, 5))
+    best = probabilities.argmax()
+    colours = [_COLOURS[int(i == best)] for i in range(len(class_names))]
+    drawn = bars.barh(range(len(class_names)), probabilities, color=colours)
+    bars.bar_label(drawn, [percent(p) for p in probabilities], padding=3, fontsize=9)
+    bars.set_yticks(range(len(class_names)), class_names)
+    bars.invert_yaxis()
+    bars.set_xlabel("probability")
+    return figure
+
+
+def percent(probability: float) -> str:
     """Return a percentage that never claims certainty by rounding."""
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
 

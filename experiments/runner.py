@@ -134,8 +134,11 @@ class FuncnetLearner:
 
     def predict(self, x: Any) -> np.ndarray:
         """Return the labels of x."""
-        logits = self._trainer.predict(self.run.params, self.run.state, x)
-        return np.asarray(logits.argmax(axis=-1))
+        return np.asarray(self.logits(x).argmax(axis=-1))
+
+    def logits(self, x: Any) -> jax.Array:
+        """Return the network's output, (examples, classes)."""
+        return self._trainer.predict(self.run.params, self.run.state, x)
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Return the parameters under PyTorch's keys."""
