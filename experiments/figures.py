@@ -208,7 +208,7 @@ def reading(
     """Draw one image as a classifier sees it, beside the probability of every class.
 
     Args:
-        image: shape (height, width).
+        image: shape (height, width), uint8; drawn light on dark, as it is.
         probabilities: shape (classes,).
         class_names: in the order of the classes.
         title: names the image.
@@ -216,7 +216,7 @@ def reading(
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     figure.suptitle(title)
     seen = figure.add_subplot(1, 2, 1, xticks=[], yticks=[])
-    seen.imshow(image, cmap="gray_r")
+    seen.imshow(image, cmap="gray", vmin=0, vmax=255)
     seen.set_title("what the network sees")
     bars = figure.add_subplot(1, 2, 2, xlim=(0, 1.25), xticks=np.linspace(0, 1, 5))
     best = probabilities.argmax()
