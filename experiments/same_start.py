@@ -28,8 +28,10 @@ def write(
     stacked = {key: np.stack([seed[key] for seed in differences]) for key in differences[0]}
     report = render(stacked, runs)
     write_atomically(out / f"same-start-{title}.md", report.encode())
-    positive = {key: np.where(values > 0, values, np.nan) for key, values in stacked.items()}
-    figure = figures.curves(positive, "largest |funcnet - PyTorch|", log=True)
+    # A logarithmic axis has no place for "not at all".
+    drawn = {key: np.where(values > 0, values, np.nan) for key, values in stacked.items()}
+    some = any(np.isfinite(values).any() for values in drawn.values())
+    figure = figures.curves(drawn, "largest |funcnet - PyTorch|", log=some)
     figures.save(figure, out / f"same-start-{title}.png")
     return report
 

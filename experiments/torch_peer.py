@@ -47,8 +47,8 @@ def make_peers(
     # Compiled code rounds in its own way; the question of --same-start is about eager PyTorch.
     if options.same_start:
         return peers
-    compiled = Peer(options, sizes, loss, compiled=True)
     try:
+        compiled = Peer(options, sizes, loss, compiled=True)
         compiled.prepare(data)
     except RuntimeError as error:  # no C++ compiler, no support for this Python, ...
         first_line = str(error).strip().split("\n")[0]

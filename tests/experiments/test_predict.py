@@ -140,7 +140,7 @@ def test_a_seed_that_was_not_trained(predict):
 
 def test_parameters_of_another_network(predict, run):
     config = results.read(run).config
-    results.write(run, config | {"hidden": [9]}, [])
+    results.write(run, {**config, "hidden": [9]}, [])
     assert "0.weight has shape (8, 784), expected (9, 784)" in refused(predict("--index", 0))
 
 
