@@ -28,6 +28,12 @@ def require_positive_int(name: str, value: Any) -> int:
     return number
 
 
+def require_loss(loss: Any) -> None:
+    """Raise ConfigError unless `loss` can be called."""
+    if isinstance(loss, type) or not callable(loss):
+        raise ConfigError(f"loss is {loss!r}, expected a loss such as MSELoss()")
+
+
 def require_key(key: Any) -> None:
     """Raise DtypeError unless `key` is one typed key."""
     dtype = getattr(key, "dtype", None)
@@ -42,11 +48,19 @@ def require_key(key: Any) -> None:
 
 
 def require_floating_dtype(dtype: Any) -> Any:
-    """`dtype` itself; DtypeError unless it names a real floating dtype."""
+    """`dtype` as a dtype; DtypeError unless it is a floating one that JAX computes in."""
     try:
-        floating = jnp.issubdtype(dtype, jnp.floating)
+        # numpy takes None for float64; 8-bit floats promote with nothing
+        found = None if dtype is None else jnp.dtype(dtype)
     except TypeError:
-        floating = False
-    if not floating:
-        raise DtypeError(f"dtype is {dtype!r}, expected a floating dtype, such as jnp.float32")
-    return dtype
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+        raise DtypeError(
+            f"dtype is {dtype!r}, expected jnp.float16, jnp.bfloat16, jnp.float32 or jnp.float64"
+        )
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise DtypeError(
+            "dtype is float64, which JAX would make float32; enable it with "
+            "jax.config.update('jax_enable_x64', True)"
+        )
+    return found

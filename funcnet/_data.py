@@ -44,19 +44,40 @@ def as_array(name: str, array: Any, dtype: Any) -> Array:
 
 
 def _from_host(name, array, dtype):
+    if np.ma.is_masked(array):
+        raise DataError(f"{name} has masked entries; remove those examples or fill them in")
     try:
         array = np.asarray(array)
     except ValueError as error:
         raise ShapeError(f"{name} is ragged: {error}") from None
-    if array.dtype.kind not in "biufV":
+    real = array.dtype == bool or (
+        jnp.issubdtype(array.dtype, jnp.number) and array.dtype.kind != "c"
+    )
+    if not real:
         raise DtypeError(
-            f"{name} has dtype {array.dtype}, expected numbers; convert it, for example with "
+            f"{name} has dtype {array.dtype}, expected real numbers; convert it, for example with "
             f"np.asarray({name.split()[-1]}, np.float32)"
         )
+    if array.dtype.kind in "iu":
+        return _narrowed(name, array)
     if array.dtype.kind != "f":
         return array
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which `checked` reports
         return array.astype(dtype)
+
+
+def _narrowed(name, array):
+    """Integers in the dtype JAX gives them: without 64-bit mode 2**32 would become 0 in silence."""
+    narrow = jnp.asarray(array)
+    wrong = np.asarray(narrow) != array
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise DataError(
+            f"{name} is {array[where]} at {list(where)}, expected numbers that {narrow.dtype} can "
+            f"hold; correct it, or enable 64-bit numbers with jax.config.update('jax_enable_x64', "
+            f"True)"
+        )
+    return narrow
 
 
 def checked(name: str, data: Any, dtype: Any) -> tuple[Array, Array]:
@@ -73,10 +94,11 @@ def checked(name: str, data: Any, dtype: Any) -> tuple[Array, Array]:
 
 
 def _require_finite(name, array):
+    if jnp.isfinite(array).all():
+        return
     bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))
-    if len(bad):
-        where = tuple(int(i) for i in bad[0])
-        raise DataError(
-            f"{name} is {array[where]} at {list(where)} and not finite in {len(bad)} places (as "
-            f"{array.dtype}); remove those examples or fill them in"
-        )
+    where = tuple(int(i) for i in bad[0])
+    raise DataError(
+        f"{name} is {array[where]} at {list(where)} and not finite in {len(bad)} places (as "
+        f"{array.dtype}); remove those examples or fill them in"
+    )

@@ -13,13 +13,21 @@ class FuncnetError(Exception):
     Attributes:
         layer_path: the layer it happened in, as indices from the outermost container inwards;
             empty where it happened in no layer.
+        layer: that layer's repr.
+        subject: which of several data sets it is about; empty where there is one.
     """
 
     layer_path: tuple[int, ...] = ()
+    layer: str = ""
+    subject: str = ""
 
     def __str__(self):
-        place = f"layer {'.'.join(map(str, self.layer_path))}: " if self.layer_path else ""
-        return place + super().__str__()
+        message = super().__str__()
+        if self.layer_path:
+            unnamed = self.layer and self.layer not in message
+            layer = f", {self.layer}" if unnamed else ""
+            message = f"layer {'.'.join(map(str, self.layer_path))}{layer}: {message}"
+        return f"{self.subject}: {message}" if self.subject else message
 
 
 class ShapeError(FuncnetError, ValueError):

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from funcnet import _data
 from funcnet._checks import require_floating_dtype, require_key, require_positive_int
-from funcnet.errors import ConfigError, DivergenceError, DtypeError, ShapeError
+from funcnet.errors import ConfigError, DivergenceError, DtypeError, FuncnetError
 from funcnet.layers import CrossEntropyLoss, Module, Params, State
 from funcnet.training import (
     Data,
     Progress,
     Trainer,
     TrainState,
+    loss_and_state,
     require_epochs,
     start,
     train_donating,
@@ -99,11 +100,12 @@ def fit(
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
     """
-    if isinstance(key, Tracer):
-        raise DtypeError(
-            "fit got a traced key: it runs on the host and cannot be jitted or mapped; "
-            "use Trainer.run, which can"
-        )
+    for name, values in (("key", (key,)), ("data", data), ("validation", validation)):
+        if isinstance(values, tuple | list) and any(isinstance(v, Tracer) for v in values):
+            raise DtypeError(
+                f"fit's {name} is traced: fit runs on the host and cannot be jitted or mapped; "
+                f"use Trainer.run, which can"
+            )
     trainer = Trainer(model, loss, optimizer, batch_size)
     epochs = require_epochs(epochs)
     require_key(key)
@@ -111,9 +113,13 @@ def fit(
     require_floating_dtype(dtype)
     data = _data.checked("data", data, dtype)
     validation = None if validation is None else _data.checked("validation", validation, dtype)
-    for name, pair in (("data", data), ("validation", validation)):
-        if pair is not None:
-            _require_fitting(trainer, name, pair, dtype)
+    _require_fitting(trainer, data, dtype)
+    if validation is not None:
+        try:
+            _require_fitting(trainer, validation, dtype)
+        except FuncnetError as error:
+            error.subject = "validation"
+            raise
 
     run = trainer.init(key, dtype)
     carry = start(run, epochs, validated=validation is not None, patience=patience)
@@ -158,10 +164,15 @@ def _result(trainer, carry, data) -> FitResult:
     }
     if carry.validation_loss is not None:
         validation_loss = np.asarray(carry.validation_loss)[:epochs]
-        best = int(np.nanargmin(validation_loss)) if epochs else -1
-        history |= {"validation_loss": validation_loss, "best_epoch": np.asarray(best)}
+        history |= {"validation_loss": validation_loss, "best_epoch": _best(validation_loss)}
     run = carry.run if carry.watch is None else carry.watch.best
     return FitResult(trainer, run, history, _accuracy(trainer, run, *data))
+
+
+def _best(losses) -> np.ndarray:
+    """The epoch of the lowest loss, (); -1 where none is finite."""
+    finite = np.isfinite(losses)
+    return np.asarray(np.argmin(np.where(finite, losses, np.inf)) if finite.any() else -1)
 
 
 def _accuracy(trainer, run, x, y) -> float | None:
@@ -196,22 +207,17 @@ def _require_patience(patience, validation):
         raise ConfigError("patience needs validation data: pass validation=(x, y)")
 
 
-def _require_fitting(trainer, name, data, dtype):
+def _require_fitting(trainer, data, dtype):
     """Trace the model and the loss on the shapes of one batch; check the labels' values."""
     x, y = data
     rows = min(trainer.batch_size, len(x))
     run = jax.eval_shape(lambda: trainer.init(jax.random.key(0), dtype))
     x, y_batch = (jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in (x, y))
 
-    def outputs(run, x, y):
-        prediction, _ = trainer.model.apply(run.params, run.state, x, key=run.key, train=True)
-        return prediction, trainer.loss(prediction, y)
+    def prediction_of(run, x, y):
+        loss_and_state(trainer, run.params, run.state, x, y, run.key)
+        return trainer.model.apply(run.params, run.state, x, key=run.key, train=True)[0]
 
-    prediction, loss = jax.eval_shape(outputs, run, x, y_batch)
-    if jnp.shape(loss) != ():
-        raise ShapeError(
-            f"the loss of a batch has shape {loss.shape}, expected one number, (); use "
-            f"reduction='mean' or 'sum'"
-        )
+    prediction = jax.eval_shape(prediction_of, run, x, y_batch)
     if isinstance(trainer.loss, CrossEntropyLoss):
         trainer.loss.check_labels(y, prediction.shape[-1])

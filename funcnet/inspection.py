@@ -10,8 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from funcnet._checks import require_key, require_loss
 from funcnet.errors import ShapeError
-from funcnet.layers import Module, Params, Sequential, State, located, require_entries
+from funcnet.layers import (
+    Module,
+    Params,
+    Sequential,
+    State,
+    located,
+    require_entries,
+    require_module,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +79,12 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
             axes, such as (100, 784) or (784,).
 
     Raises:
+        ConfigError: `model` is no layer.
         ShapeError: `input_shape` is not a tuple of integers, or does not fit a layer.
     """
-    if isinstance(input_shape, int) or not all(
-        isinstance(n, int | np.integer) and n >= 0 for n in input_shape
+    require_module(model)
+    if not isinstance(input_shape, tuple | list) or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in input_shape
     ):
         raise ShapeError(
             f"input_shape is {input_shape!r}, expected a tuple of integers such as (784,)"
@@ -183,8 +194,13 @@ def backward(
         train: whether layers behave as in training.
 
     Raises:
-        ShapeError, DtypeError, ParamsError: the arguments do not fit the model or the loss.
+        ShapeError, DtypeError, ParamsError, ConfigError: the arguments do not fit the model or
+            the loss, or are none.
     """
+    require_module(model)
+    require_loss(loss)
+    if key is not None:
+        require_key(key)
     steps, pullbacks = [], []
     value = jnp.asarray(x)
     for path, layer, layer_params, layer_state in _leaves(model, params, state):

@@ -120,11 +120,12 @@ class Linear(Module):
     def init(self, key, dtype=jnp.float32):
         """Params {"weight": (out, in), "bias": (out,)}, state ()."""
         require_key(key)
+        dtype = require_floating_dtype(dtype)
         bound = 1 / math.sqrt(self.in_features)
         shapes = self._shapes()
         keys = jax.random.split(key, len(shapes))
         params = {
-            name: jax.random.uniform(k, shape, require_floating_dtype(dtype), -bound, bound)
+            name: jax.random.uniform(k, shape, dtype, -bound, bound)
             for k, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
         return params, ()
@@ -132,11 +133,13 @@ class Linear(Module):
     def apply(self, params, state, x, *, key=None, train=False):
         """(..., in_features) -> (..., out_features)."""
         require_params(self, params, self._shapes())
+        require_stateless(self, state)
         require_floating_input(self, x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
+            mend = f"set in_features={x.shape[-1]} or " if x.size and x.ndim else ""
             raise ShapeError(
-                f"{self!r} got an input of shape {x.shape}, expected (..., {self.in_features}); "
-                f"set in_features={x.shape[-1] if x.ndim else '...'} or reshape the input"
+                f"{self!r} got an input of shape {x.shape}, expected (..., {self.in_features}), "
+                f"features last; {mend}reshape the input"
             )
         return Output(ops.linear(x, params["weight"], params.get("bias")), state)
 
@@ -148,6 +151,7 @@ class ReLU(Module):
     def apply(self, params, state, x, *, key=None, train=False):
         """(...) -> (...)."""
         require_params(self, params, {})
+        require_stateless(self, state)
         require_floating_input(self, x)
         return Output(ops.relu(x), state)
 
@@ -159,6 +163,7 @@ class Tanh(Module):
     def apply(self, params, state, x, *, key=None, train=False):
         """(...) -> (...)."""
         require_params(self, params, {})
+        require_stateless(self, state)
         require_floating_input(self, x)
         return Output(ops.tanh(x), state)
 
@@ -191,20 +196,24 @@ class Sequential(Module):
     def init(self, key, dtype=jnp.float32):
         """Params and state: tuples with one entry per layer."""
         require_key(key)
-        made = [
-            layer.init(jax.random.fold_in(key, i), dtype) for i, layer in enumerate(self.layers)
-        ]
+        made = []
+        for i, layer in enumerate(self.layers):
+            with located((i,), layer):
+                made.append(as_pair(layer, "init", layer.init(jax.random.fold_in(key, i), dtype)))
         return tuple(params for params, _ in made), tuple(state for _, state in made)
 
     def apply(self, params, state, x, *, key=None, train=False):
         """Apply each layer to the output of the one before."""
         require_entries(self, "params", params)
         require_entries(self, "state", state)
+        if key is not None:
+            require_key(key)
         states = []
         for i, layer in enumerate(self.layers):
             layer_key = None if key is None else jax.random.fold_in(key, i)
             with located((i,), layer):
-                x, layer_state = layer.apply(params[i], state[i], x, key=layer_key, train=train)
+                output = layer.apply(params[i], state[i], x, key=layer_key, train=train)
+                x, layer_state = as_pair(layer, "apply", output)
             states.append(layer_state)
         return Output(x, tuple(states))
 
@@ -216,11 +225,23 @@ def located(path: tuple[int, ...], layer: Module) -> Iterator[None]:
         yield
     except FuncnetError as error:
         error.layer_path = (*path, *error.layer_path)
+        error.layer = error.layer or repr(layer)
         raise
     except Exception as error:
-        place = ".".join(map(str, path))
-        error.add_note(f"funcnet: raised in layer {place}, {layer!r}")
+        place = f"layer {'.'.join(map(str, path))}, " if path else ""
+        error.add_note(f"funcnet: raised in {place}{layer!r}")
         raise
+
+
+def as_pair(layer: Module, method: str, returned: Any) -> tuple[Any, Any]:
+    """What a layer's `init` or `apply` returned; an array of two rows must not pass for it."""
+    if isinstance(returned, tuple) and len(returned) == 2:
+        return returned
+    expected = {"init": "(params, state)", "apply": "(output, state)"}[method]
+    raise DtypeError(
+        f"{layer!r}'s {method} returned {_kind(returned)}, expected a tuple {expected}; a layer "
+        f"without state returns the () it was given"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +288,9 @@ class CrossEntropyLoss:
     def __post_init__(self):
         require_reduction("CrossEntropyLoss", self.reduction)
         require_label_smoothing("CrossEntropyLoss", self.label_smoothing)
-        require_int("CrossEntropyLoss's ignore_index", self.ignore_index)
+        object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
+        ignored = require_int("CrossEntropyLoss's ignore_index", self.ignore_index)
+        object.__setattr__(self, "ignore_index", ignored)
         if self.weight is not None:
             object.__setattr__(self, "weight", _class_weights(self.weight))
 
@@ -300,6 +323,12 @@ class CrossEntropyLoss:
             )
 
 
+def require_module(model: Any) -> None:
+    """Raise ConfigError unless `model` is a layer."""
+    if not isinstance(model, Module):
+        raise ConfigError(f"model is {model!r}, expected an instance of funcnet.Module")
+
+
 def require_floating_input(layer: Module, x: Any) -> None:
     """Raise DtypeError unless `x` is an array of a real floating dtype."""
     if not hasattr(x, "dtype"):
@@ -314,17 +343,35 @@ def require_floating_input(layer: Module, x: Any) -> None:
 
 
 def require_params(layer: Module, params: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ParamsError unless `params` is a dict of arrays of these shapes, or () for none."""
+    """Raise ParamsError unless `params` is a dict of arrays of these shapes, or () for none.
+
+    And DtypeError unless the arrays are floating.
+    """
     if not shapes:
         if not isinstance(params, tuple) or params:
             raise ParamsError(f"{layer!r} got params {_outline(params)}, expected ()")
         return
-    found = _outline(params)
-    if not isinstance(params, Mapping) or {k: jnp.shape(v) for k, v in params.items()} != shapes:
+    fits = isinstance(params, Mapping) and {k: _shape(v) for k, v in params.items()} == shapes
+    if not fits:
         expected = ", ".join(f"{name}: {list(shape)}" for name, shape in shapes.items())
         raise ParamsError(
-            f"{layer!r} got params {found}, expected {{{expected}}}; make them with "
+            f"{layer!r} got params {_outline(params)}, expected {{{expected}}}; make them with "
             f"model.init(key), of the same model"
+        )
+    for name, array in params.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise DtypeError(
+                f"{layer!r} got params whose {name} is {array.dtype}, expected floating point; "
+                f"convert it, for example with astype(jnp.float32)"
+            )
+
+
+def require_stateless(layer: Module, state: Any) -> None:
+    """Raise ParamsError unless `state` is (), a layer's that has none."""
+    if not isinstance(state, tuple) or state:
+        raise ParamsError(
+            f"{layer!r} got state {_outline(state)}, expected (); make it with model.init(key), of "
+            f"the same model"
         )
 
 
@@ -341,8 +388,19 @@ def require_entries(container: Sequential, name: str, given: Any) -> None:
 
 def _outline(params: Any) -> str:
     if isinstance(params, Mapping):
-        return "{" + ", ".join(f"{k}: {list(jnp.shape(v))}" for k, v in params.items()) + "}"
-    return f"of type {type(params).__name__}"
+        return "{" + ", ".join(f"{k}: {_kind(v)}" for k, v in params.items()) + "}"
+    return _kind(params)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return getattr(value, "shape", None)
+
+
+def _kind(value: Any) -> str:
+    """The shape of an array, the length of a tuple, the type of anything else."""
+    if (shape := _shape(value)) is not None:
+        return str(list(shape))
+    return f"tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 
 def _no_layer_mend(value: Any) -> str:

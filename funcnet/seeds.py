@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 
@@ -92,6 +93,11 @@ def _require_keys(keys):
         what = type(keys).__name__ if dtype is None else f"{dtype}{list(keys.shape)}"
         raise DtypeError(
             f"keys is {what}, expected typed keys; make them with jax.random.split(key, seeds)"
+        )
+    if isinstance(keys, Tracer):
+        raise DtypeError(
+            "keys are traced: map_seeds runs on the host and cannot be jitted or mapped; use "
+            "jax.vmap(train), which can"
         )
     if keys.ndim != 1 or not len(keys):
         raise ShapeError(

@@ -21,9 +21,15 @@ from jax import Array
 from jax.core import Tracer
 
 from funcnet import _data, shuffle
-from funcnet._checks import require_floating_dtype, require_int, require_key, require_positive_int
-from funcnet.errors import ConfigError
-from funcnet.layers import Module, Params, State
+from funcnet._checks import (
+    require_floating_dtype,
+    require_int,
+    require_key,
+    require_loss,
+    require_positive_int,
+)
+from funcnet.errors import ConfigError, DtypeError, ParamsError, ShapeError
+from funcnet.layers import Module, Params, State, as_pair, require_module
 
 Data = tuple[Any, Any]
 
@@ -88,10 +94,8 @@ class Trainer:
     batch_size: int = 100
 
     def __post_init__(self):
-        if not isinstance(self.model, Module):
-            raise ConfigError(f"model is {self.model!r}, expected an instance of funcnet.Module")
-        if isinstance(self.loss, type) or not callable(self.loss):
-            raise ConfigError(f"loss is {self.loss!r}, expected a loss such as MSELoss()")
+        require_module(self.model)
+        require_loss(self.loss)
         if not isinstance(self.optimizer, optax.GradientTransformation):
             raise ConfigError(
                 f"optimizer is {self.optimizer!r}, expected an optax transformation such as "
@@ -139,6 +143,7 @@ class Trainer:
             ShapeError, DtypeError, ConfigError, ParamsError: before anything runs.
         """
         epochs = require_epochs(epochs)
+        _require_run(self, run)
         data = _data.as_arrays("data", data, dtype_of(run.params))
         progress = _train(self, start(run, epochs), data, None, epochs)
         return progress.run, {"loss": progress.loss, "diverged_at": progress.diverged_at}
@@ -193,19 +198,19 @@ def _epoch_key(key, epoch):
 
 @partial(jax.jit, static_argnums=(0, 2))
 def _init(trainer, key, dtype):
-    params, state = trainer.model.init(key, dtype)
+    params, state = as_pair(trainer.model, "init", trainer.model.init(key, dtype))
     return TrainState(params, state, trainer.optimizer.init(params), key, jnp.int32(0))
 
 
 def start(run: TrainState, epochs: int, validated: bool = False, patience: int | None = None):
     """The carry before the first epoch of a history of `epochs`."""
-    dtype = jnp.promote_types(dtype_of(run.params), jnp.float32)
+    dtype = _loss_dtype(run.params)
     unseen = jnp.full((epochs,), jnp.nan, dtype)
     watch = None
     if patience is not None:
         # Copies, since fit donates the carry, and a buffer can be donated once.
         best = jax.tree.map(jnp.copy, run)
-        watch = Watch(best, jnp.asarray(jnp.inf, dtype), jnp.int32(patience))
+        watch = Watch(best, jnp.asarray(jnp.inf, dtype), jnp.int32(min(patience, epochs)))
     return Progress(
         run,
         done=jnp.int32(0),
@@ -218,6 +223,7 @@ def start(run: TrainState, epochs: int, validated: bool = False, patience: int |
 
 def _train_epochs(trainer, progress, data, validation, until):
     """Train until `until` epochs of the history are done, diverged or stopped early."""
+    _require_opt_state(trainer, progress.run)
     # Hidden from XLA: a program that knew the number of epochs could round differently.
     until = jax.lax.optimization_barrier(jnp.int32(until))
 
@@ -296,8 +302,7 @@ def _step(trainer, run, x, y, key):
     """One update on one batch: the run after it and the loss before it, ()."""
 
     def loss_of(params):
-        prediction, state = trainer.model.apply(params, run.state, x, key=key, train=True)
-        return trainer.loss(prediction, y), state
+        return loss_and_state(trainer, params, run.state, x, y, key)
 
     (loss, state), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
     updates, opt_state = optax.with_extra_args_support(trainer.optimizer).update(
@@ -310,7 +315,32 @@ def _step(trainer, run, x, y, key):
     )
     params = optax.apply_updates(run.params, updates)
     run = run._replace(params=params, state=state, opt_state=opt_state)
-    return run, loss.astype(jnp.promote_types(loss.dtype, jnp.float32))
+    return run, loss.astype(_loss_dtype(params))
+
+
+def loss_and_state(trainer, params, state, x, y, key):
+    """The training loss of one batch, (), and the model's next state."""
+    output = trainer.model.apply(params, state, x, key=key, train=True)
+    prediction, after = as_pair(trainer.model, "apply", output)
+    if _outline(after) != _outline(state):
+        raise ParamsError(
+            f"the model's state changed from {_outline(state)} to {_outline(after)}, expected the "
+            f"same shapes and dtypes; convert them in the layer's apply"
+        )
+    return _batch_loss(trainer, prediction, y), after
+
+
+def _batch_loss(trainer, prediction, y):
+    loss = trainer.loss(prediction, y)
+    if not isinstance(loss, Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
+        what = _outline(loss) if isinstance(loss, Array) else type(loss).__name__
+        raise DtypeError(f"the loss of a batch is {what}, expected one floating number, an array")
+    if loss.shape != ():
+        raise ShapeError(
+            f"the loss of a batch has shape {loss.shape}, expected one number, (); use "
+            f"reduction='mean' or 'sum'"
+        )
+    return loss
 
 
 def _take(array, indices):
@@ -329,8 +359,7 @@ def _evaluate_batches(trainer, params, state, data):
 
     def loss_of(x, y):
         prediction, _ = trainer.model.apply(params, state, x, key=None, train=False)
-        loss = trainer.loss(prediction, y)
-        return loss.astype(jnp.promote_types(loss.dtype, jnp.float32)) * len(x)
+        return _batch_loss(trainer, prediction, y).astype(_loss_dtype(params)) * len(x)
 
     split = [a[: full * size].reshape(full, size, *a.shape[1:]) for a in data]
     total = jax.lax.map(lambda batch: loss_of(*batch), split).sum()
@@ -347,9 +376,42 @@ def require_epochs(epochs: Any) -> int:
     if isinstance(epochs, Tracer):
         raise ConfigError("epochs is traced, expected a static integer; name it in static_argnames")
     number = require_int("epochs", epochs)
-    if number < 0:
-        raise ConfigError(f"epochs is {number}, expected at least 0")
+    if not 0 <= number < 2**31:
+        raise ConfigError(f"epochs is {number}, expected 0 to 2**31 - 1")
     return number
+
+
+def _require_run(trainer, run):
+    """Raise unless `run` is a TrainState whose optimizer state this optimizer could have made."""
+    if not isinstance(run, TrainState):
+        raise DtypeError(
+            f"run is {type(run).__name__}, expected a TrainState; make one with trainer.init(key)"
+        )
+    require_key(run.key)
+    if _outline(run.epoch) != "int32[]":
+        raise ParamsError(f"run.epoch is {_outline(run.epoch)}, expected int32[]: one integer")
+
+
+def _require_opt_state(trainer, run):
+    """Raise ParamsError unless this optimizer could have made the optimizer's state."""
+    expected = jax.eval_shape(trainer.optimizer.init, run.params)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (run.opt_state, expected)]
+    if shapes[0] != shapes[1]:
+        raise ParamsError(
+            f"run.opt_state holds {len(jax.tree.leaves(run.opt_state))} arrays, and not the "
+            f"{len(jax.tree.leaves(expected))} that this trainer's optimizer keeps for run.params; "
+            f"make it with trainer.init(key), of the same optimizer and model"
+        )
+
+
+def _loss_dtype(params):
+    """The dtype losses are averaged in."""
+    return jnp.promote_types(dtype_of(params), jnp.float32)
+
+
+def _outline(tree):
+    """The same tree with each array's dtype and shape in words, to compare and to print."""
+    return jax.tree.map(lambda a: f"{jnp.asarray(a).dtype}{list(jnp.shape(a))}", tree)
 
 
 def dtype_of(params: Params) -> Any:

@@ -10,7 +10,7 @@ from funcnet.errors import DtypeError, ShapeError
 def require_floating(function: str, **arrays: Any) -> None:
     """Raise DtypeError unless every named argument is an array of a real floating dtype."""
     for name, array in arrays.items():
-        if not hasattr(array, "dtype"):
+        if not (hasattr(array, "dtype") and hasattr(array, "shape")):
             raise DtypeError(
                 f"{function}: {name} is {type(array).__name__}, expected an array; "
                 f"convert it with jnp.asarray"
@@ -28,5 +28,5 @@ def require_same_shape(function: str, **arrays: Any) -> None:
     if a.shape != b.shape:
         raise ShapeError(
             f"{function}: {first} has shape {a.shape} and {second} has shape {b.shape}, "
-            f"expected the same; reshape one of them"
+            f"expected the same; reshape one of them: nothing is broadcast"
         )

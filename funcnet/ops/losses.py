@@ -49,12 +49,14 @@ S = (Z - m) - r. The maximum makes logits of any finite size safe, and S does no
 m is a constant to the derivative. Half-precision arguments are computed with in float32.
 """
 
+import numbers
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from funcnet._checks import require_int
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 from funcnet.ops._checks import require_floating, require_same_shape
 from funcnet.ops._cotangents import like
@@ -77,9 +79,7 @@ def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -
     Raises:
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
-    require_floating("mse_loss", prediction=prediction, target=target)
-    require_same_shape("mse_loss", prediction=prediction, target=target)
-    require_reduction("mse_loss", reduction)
+    _check_mse_loss(prediction, target, reduction)
     squared = jnp.square(prediction - target)
     if reduction == "none":
         return squared
@@ -131,7 +131,7 @@ def _cross_entropy(
     Raises:
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
-    _check_cross_entropy(logits, target, weight, reduction, label_smoothing)
+    _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
     S = _log_softmax(logits, *_normaliser(logits))
     hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
     losses = -(w * T * S).sum(axis=-1)  # l_n: (..., C) -> (...)
@@ -166,7 +166,7 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
         # losses.sum() / D; with every label ignored, D = 0 and there is nothing to learn from
         D = _divisor(hard, target, weight, ignore_index)
         if _is_labels(target):
-            all_ignored = ~_kept(target, ignore_index).any()
+            all_ignored = _kept(target, ignore_index).sum(dtype=S.dtype) == 0
             D = jnp.where(all_ignored, 1, D)
             dl = jnp.where(all_ignored, 0, dl)
         dl = dl / D
@@ -230,7 +230,11 @@ def _divisor(hard, target, weight, ignore_index):
 
 
 def _kept(target, ignore_index):
-    return _as_int32(target) != ignore_index
+    """Which labels count, (...); all of them where their dtype cannot hold ignore_index."""
+    limits = jnp.iinfo(target.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        return jnp.ones(target.shape, bool)
+    return target != ignore_index
 
 
 def _is_labels(target):
@@ -249,20 +253,36 @@ def _as_int32(labels):
 
 def require_reduction(function: str, reduction: str) -> None:
     """Raise ConfigError unless `reduction` is one of REDUCTIONS."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ConfigError(f"{function}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
 
 
 def require_label_smoothing(function: str, label_smoothing: float) -> None:
     """Raise ConfigError unless `label_smoothing` is a number in [0, 1]."""
-    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+    number = isinstance(label_smoothing, numbers.Real) and not isinstance(label_smoothing, bool)
+    if not number or not 0 <= label_smoothing <= 1:
         raise ConfigError(
             f"{function}: label_smoothing is {label_smoothing!r}, expected a number in [0, 1]"
         )
 
 
-def _check_cross_entropy(logits, target, weight, reduction, label_smoothing):
+def _check_mse_loss(prediction, target, reduction):
+    require_reduction("mse_loss", reduction)
+    require_floating("mse_loss", prediction=prediction)
+    integers = hasattr(target, "dtype") and jnp.issubdtype(target.dtype, jnp.integer)
+    if integers and target.shape == prediction.shape[:-1] != ():
+        raise DtypeError(
+            f"mse_loss: target is {target.dtype}{list(target.shape)}, expected floating point of "
+            f"shape {prediction.shape}; for labels, use jax.nn.one_hot(target, "
+            f"{prediction.shape[-1]})"
+        )
+    require_floating("mse_loss", target=target)
+    require_same_shape("mse_loss", prediction=prediction, target=target)
+
+
+def _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing):
     require_reduction("cross_entropy", reduction)
+    require_int("cross_entropy: ignore_index", ignore_index)
     require_label_smoothing("cross_entropy", label_smoothing)
     require_floating("cross_entropy", logits=logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
@@ -282,6 +302,11 @@ def _check_cross_entropy(logits, target, weight, reduction, label_smoothing):
 
 
 def _check_target(logits, target):
+    if not hasattr(target, "shape"):
+        raise DtypeError(
+            f"cross_entropy: target is {type(target).__name__}, expected an array; convert it "
+            f"with jnp.asarray"
+        )
     given = f"cross_entropy: target is {target.dtype}{list(target.shape)}"
     labels, probabilities = logits.shape[:-1], logits.shape
     if _is_labels(target):
