@@ -39,10 +39,9 @@ class Config(Options):
     """Options; the defaults are the paper's."""
 
     data: Literal["mnist", "fashion"] = "mnist"
-    """MNIST, which comes with the experiments, or Fashion-MNIST, which is looked for in the
-    system's data sets and else downloaded."""
+    """MNIST comes along; Fashion-MNIST is looked for on the system, else downloaded."""
     data_dir: Path | None = None
-    """Folder with the four files of the data set, compressed or not; nothing else is searched."""
+    """Folder with the data set's four files, compressed or not; nothing else is searched then."""
     train_size: int = 10_000
     """How many training images to use, the first ones; at most 60000."""
     epochs: int = 100

@@ -42,11 +42,9 @@ class Options:
     hidden: tuple[int, ...]
     """Widths of the hidden layers, ReLU after each."""
     compare_torch: bool = False
-    """Train every seed in PyTorch as well, eager and, where that works, with torch.compile. One
-    seed of each runs in turn, alone on the machine, so that the times compare."""
+    """Train every seed in PyTorch as well, in turn with funcnet, each alone on the machine."""
     same_start: bool = False
-    """Start PyTorch, eager, from funcnet's weights and batch order; report how far the two come
-    apart."""
+    """Give PyTorch funcnet's first weights and batch order; report how far the two come apart."""
     out: Path
     """Folder for what is written; created if missing."""
 
