@@ -98,15 +98,15 @@ def run_loss(config: Config, loss: str, record: runner.Record):
         fn.save_params(config.out / f"params-{loss}-{seed}.safetensors", outcome.params)
         if outcome.diverged_at >= 0:
             raise runner.divergence(title, int(outcome.diverged_at))
-        runs = [_run("funcnet", loss, seed, outcome, outcome.predicted, seconds, compile_seconds)]
+        times = seconds, compile_seconds
+        record.add(_run("funcnet", loss, seed, outcome, outcome.predicted, *times))
         histories["funcnet"].append(outcome.loss)
         for learner, trained in compare(seed, outcome, title) if compare else ():
             predicted = [learner.predict(x) for x in outcome.x]
             times = learner.seconds, learner.compile_seconds
-            runs.append(_run(learner.framework, loss, seed, outcome, predicted, *times))
+            record.add(_run(learner.framework, loss, seed, outcome, predicted, *times))
             histories[learner.framework].append(trained.losses[-1])
             differences.append(trained.differences)
-        record.add(*runs)
         outcomes.append(outcome)
     return outcomes[0], histories, differences
 

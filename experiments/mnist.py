@@ -128,9 +128,9 @@ def load(config: Config) -> tuple[Images, Images]:
 
 
 def tested_epochs(epochs: int) -> list[int]:
-    """Return after how many epochs the accuracy is taken: 1 to 5, then 20 times, then at the end.
+    """Return after how many epochs the accuracy is taken: 1 to 5, then some 20 more, and the last.
 
-    After each one would be half as much work again as the training itself.
+    After each one, on both sets of images, it would cost about as much as the training itself.
     """
     every = max(1, epochs // 20)
     return [n for n in range(1, epochs + 1) if n <= 5 or n % every == 0 or n == epochs]
