@@ -1,6 +1,6 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
-from funcnet import interop, metrics, ops
+from funcnet import interop, metrics, ops, testing
 from funcnet.errors import DivergenceError
 from funcnet.fitting import FitResult, fit
 from funcnet.inspection import backward, summary
@@ -30,6 +30,7 @@ __all__ = [
     "ops",
     "save_params",
     "summary",
+    "testing",
 ]
 
 __version__ = "0.1.0"

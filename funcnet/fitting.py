@@ -1,6 +1,7 @@
 """fit: training for people. Checks everything first, shows progress, raises when it fails."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -211,13 +212,19 @@ def _require_fitting(trainer, data, dtype):
     """Trace the model and the loss on the shapes of one batch; check the labels' values."""
     x, y = data
     rows = min(trainer.batch_size, len(x))
+    shapes = [jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in (x, y)]
+    prediction = _traced_prediction(trainer, dtype, *shapes)
+    if isinstance(trainer.loss, CrossEntropyLoss):
+        trainer.loss.check_labels(y, prediction.shape[-1])
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_prediction(trainer, dtype, x, y) -> jax.ShapeDtypeStruct:
+    """What the model returns for a batch; raises what the model or the loss raises."""
     run = jax.eval_shape(lambda: trainer.init(jax.random.key(0), dtype))
-    x, y_batch = (jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in (x, y))
 
     def prediction_of(run, x, y):
         loss_and_state(trainer, run.params, run.state, x, y, run.key)
         return trainer.model.apply(run.params, run.state, x, key=run.key, train=True)[0]
 
-    prediction = jax.eval_shape(prediction_of, run, x, y_batch)
-    if isinstance(trainer.loss, CrossEntropyLoss):
-        trainer.loss.check_labels(y, prediction.shape[-1])
+    return jax.eval_shape(prediction_of, run, x, y)

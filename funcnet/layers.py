@@ -120,14 +120,13 @@ class Linear(Module):
     def init(self, key, dtype=jnp.float32):
         """Params {"weight": (out, in), "bias": (out,)}, state ()."""
         require_key(key)
-        dtype = require_floating_dtype(dtype)
         bound = 1 / math.sqrt(self.in_features)
-        shapes = self._shapes()
-        keys = jax.random.split(key, len(shapes))
-        params = {
-            name: jax.random.uniform(k, shape, dtype, -bound, bound)
-            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-        }
+        # Drawn at once, the bias as one more column: each draw adds to what has to be compiled.
+        shape = (self.out_features, self.in_features + self.bias)
+        drawn = jax.random.uniform(key, shape, require_floating_dtype(dtype), -bound, bound)
+        params = {"weight": drawn[:, : self.in_features]}
+        if self.bias:
+            params["bias"] = drawn[:, -1]
         return params, ()
 
     def apply(self, params, state, x, *, key=None, train=False):

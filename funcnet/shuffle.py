@@ -45,22 +45,22 @@ def permutation(key: Array, n: int) -> Array:
     b = -(-n // a)
     round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
 
-    def rounds(left, right):
-        for i in range(0, ROUNDS, 2):
-            left = _add_modulo(left, _hash(right ^ round_keys[i]), a)
-            right = _add_modulo(right, _hash(left ^ round_keys[i + 1]), b)
-        return left, right
-
-    def walk(place):
+    def two_rounds(i, place):
         left, right = place
-        outside = left * b + right >= n
-        next_left, next_right = rounds(left, right)
-        return jnp.where(outside, next_left, left), jnp.where(outside, next_right, right)
+        left = _add_modulo(left, _hash(right ^ round_keys[2 * i]), a)
+        return left, _add_modulo(right, _hash(left ^ round_keys[2 * i + 1]), b)
+
+    def walk(carry):
+        place, outside = carry
+        # A loop, not twelve copies: XLA would fuse them into one kernel that computes them again
+        # and again, four times slower, and take longer to compile it.
+        moved = jax.lax.fori_loop(0, ROUNDS // 2, two_rounds, place)
+        left, right = (jnp.where(outside, m, p) for m, p in zip(moved, place, strict=True))
+        return (left, right), outside & (left * b + right >= n)
 
     i = jnp.arange(n, dtype=jnp.uint32)
-    left, right = jax.lax.while_loop(
-        lambda place: (place[0] * b + place[1] >= n).any(), walk, rounds(i // b, i % b)
-    )
+    start = (i // b, i % b), jnp.ones(n, bool)
+    (left, right), _ = jax.lax.while_loop(lambda carry: carry[1].any(), walk, start)
     return (left * b + right).astype(jnp.int32)
 
 
