@@ -63,7 +63,9 @@ def wrong(
 
     def exhibit(bwd: Callable[..., Any]) -> Rule:
         fn = with_rule(primal, bwd, fwd, nondiff_argnums)
-        return _rule(bwd, fn, args, caught_by=caught_by, options=options, dtypes=dtypes, source=source)
+        return _rule(
+            bwd, fn, args, caught_by=caught_by, options=options, dtypes=dtypes, source=source
+        )
 
     return exhibit
 
@@ -97,7 +99,9 @@ def wrong_function(
     """Turn a function that contains a wrong rule, or registers one its own way, into an exhibit."""
 
     def exhibit(fn: Callable[..., Any]) -> Rule:
-        return _rule(fn, fn, args, caught_by=caught_by, options=options, dtypes=dtypes, source=source)
+        return _rule(
+            fn, fn, args, caught_by=caught_by, options=options, dtypes=dtypes, source=source
+        )
 
     return exhibit
 

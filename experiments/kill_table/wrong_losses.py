@@ -62,9 +62,7 @@ def smoothed_cross_entropy(logits, labels):
     return -jnp.mean(0.9 * picked + 0.1 * jnp.mean(log_probabilities, axis=-1))
 
 
-@wrong(
-    smoothed_cross_entropy, labels_args, caught_by="formula", source="linkedin/Liger-Kernel#198"
-)
+@wrong(smoothed_cross_entropy, labels_args, caught_by="formula", source="linkedin/Liger-Kernel#198")
 def smoothing_forgotten_on_the_way_back(residuals, g):
     """The forward pass smooths the labels, the backward pass has them one-hot."""
     logits, labels = residuals

@@ -101,9 +101,7 @@ def gemma_norm(x, weight):
     return x * (jnp.mean(x**2, axis=-1, keepdims=True) + EPS) ** -0.5 * (1 + weight[None])
 
 
-@wrong(
-    gemma_norm, arrays("n 5", "5"), caught_by="formula", source="linkedin/Liger-Kernel#1135"
-)
+@wrong(gemma_norm, arrays("n 5", "5"), caught_by="formula", source="linkedin/Liger-Kernel#1135")
 def offset_of_the_weight_forgotten(residuals, g):
     """The scale is 1 + w; the backward pass multiplies by w."""
     x, weight = residuals

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from experiments.kill_table.rule import arrays, rules_in, wrong
 
 
-@wrong(
-    jax.nn.sigmoid, arrays("8"), caught_by="accuracy", source="jeshraghian/snntorch#427"
-)
+@wrong(jax.nn.sigmoid, arrays("8"), caught_by="accuracy", source="jeshraghian/snntorch#427")
 def sigmoid_slope_overflows(residuals, g):
     """e⁻ˣ/(1 + e⁻ˣ)² is ∞/∞ from x = -89 on in float32."""
     (x,) = residuals
@@ -118,7 +116,10 @@ def denominator_overflows(residuals, g):
 
 
 @wrong(
-    lambda z, w: z * w, arrays("n", "n"), caught_by="formula", dtypes=("complex64",),
+    lambda z, w: z * w,
+    arrays("n", "n"),
+    caught_by="formula",
+    dtypes=("complex64",),
     source="ml-explore/mlx#2178",
 )
 def conjugated_by_another_convention(residuals, g):

@@ -37,9 +37,7 @@ def _decorated_in_fwd(x):
     return jnp.sin(x)
 
 
-_decorated_in_fwd.defvjp(
-    lambda x: (_decorated_in_fwd(x), x), lambda x, g: (g * jnp.cos(x),)
-)
+_decorated_in_fwd.defvjp(lambda x: (_decorated_in_fwd(x), x), lambda x, g: (g * jnp.cos(x),))
 
 
 @wrong_function(arrays("n"), caught_by="second_order", source="jax-ml/jax#16049")
@@ -65,9 +63,7 @@ def bwd_calls_the_decorated_function(x):
 
 
 _optimized = jax.custom_vjp(jnp.sin)
-_optimized.defvjp(
-    lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),), optimize_remat=True
-)
+_optimized.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),), optimize_remat=True)
 
 
 @wrong_function(arrays("n"), caught_by="second_order", source="jax-ml/jax#22735")
@@ -191,7 +187,9 @@ def kernel_that_sums_over_the_batch(residuals, g):
     """The host kernel is told that it takes leading axes, and sums over them as well."""
     (x,) = residuals
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return (jax.pure_callback(_host_product, shape, jnp.ones_like(x), g, vmap_method="expand_dims"),)
+    return (
+        jax.pure_callback(_host_product, shape, jnp.ones_like(x), g, vmap_method="expand_dims"),
+    )
 
 
 @jax.custom_batching.custom_vmap
@@ -260,13 +258,6 @@ def python_loop_over_the_batch(residuals, g):
     return jnp.stack([w @ g_i for g_i in g]), x.T @ g
 
 
-@wrong(project, arrays("4 3", "3 2"), caught_by="shard_map", sharding=True, source="jax-ml/jax#3970")
-def weights_cotangent_not_summed_over_devices(residuals, g):
-    """Each device keeps its own examples' share of a weight that all of them hold."""
-    x, w = residuals
-    return g @ w.T, x.T @ g
-
-
 @wrong(
     project, arrays("4 3", "3 2"), caught_by="auto_mesh", sharding=True, source="jax-ml/jax#25844"
 )
@@ -275,6 +266,31 @@ def pinned_to_the_first_device(residuals, g):
     x, w = residuals
     x, g = jax.device_put((x, g), jax.devices()[0])
     return g @ w.T, x.T @ g
+
+
+@wrong(project, arrays("4 3", "3 2"), caught_by="explicit_mesh", sharding=True)
+def product_over_the_sharded_axis(residuals, g):
+    """x.T @ g contracts a sharded axis; an Explicit mesh wants to be told the result's sharding."""
+    x, w = residuals
+    return g @ w.T, x.T @ g
+
+
+def column_scale(x, scale):
+    """(4, 3) by (3,)."""
+    return x * scale[None]
+
+
+@wrong(
+    column_scale,
+    arrays("4 3", "3"),
+    caught_by="shard_map",
+    sharding=True,
+    source="jax-ml/jax#3970",
+)
+def share_of_a_replicated_weight(residuals, g):
+    """Each device keeps its own examples' share of a cotangent that all of them should add up."""
+    x, scale = residuals
+    return g * scale[None], jnp.sum(g * x, axis=0)
 
 
 RULES = rules_in(globals())
