@@ -1,0 +1,1 @@
+"""Wrong and right backward passes, and the table that compares the tools which judge them."""

@@ -119,7 +119,7 @@ def sigmoid_from_the_output(residuals, g):
 
 
 def silu_of(x):
-    """x σ(x)."""
+    """The product x σ(x)."""
     return x * jax.nn.sigmoid(x)
 
 
@@ -208,7 +208,7 @@ def select(residuals, g):
 
 
 def complex_product(z, w):
-    """z w."""
+    """The product z w."""
     return z * w
 
 

@@ -1,4 +1,4 @@
-"""Right rules that are hard to judge: ill-conditioned, implicit, nested, deliberate, low in precision."""
+"""Right rules that are hard to judge: ill-conditioned, implicit, nested, deliberate, narrow."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def with_a_zero_row(seed, size, dtype):
 
 @right(safe_norm_of, with_a_zero_row, dtypes=WIDE, order=1)
 def norm_at_zero(residuals, g):
-    """Autodiff gives NaN at the tip of the cone; the rule gives 0, which lies between the slopes."""
+    """Autodiff gives NaN at the cone's tip; the rule gives 0, which lies between the slopes."""
     (x,) = residuals
     length = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
     return (g[:, None] * jnp.where(length > 0, x / jnp.where(length > 0, length, 1), 0),)
@@ -62,7 +62,7 @@ def cosine_similarity(residuals, g):
 
 
 def small_difference(x, y):
-    """log x - log y with x ≈ y."""
+    """Squares of log x - log y, summed, with x ≈ y."""
     return jnp.sum((jnp.log(x) - jnp.log(y)) ** 2)
 
 
@@ -151,7 +151,7 @@ def linear_solve(residuals, g):
 
 
 def fixed_point(x, w):
-    """y = tanh(w y + x), iterated to convergence; (n,) and a scalar below one half."""
+    """The y = tanh(w y + x), by iteration; (n,) and a scalar below one half."""
     return jax.lax.fori_loop(0, 80, lambda _, y: jnp.tanh(w * y + x), jnp.zeros_like(x))
 
 
@@ -174,7 +174,7 @@ def _fixed_point_fwd(x, w):
     stress=(),
 )
 def implicit_fixed_point(residuals, g):
-    """The implicit function theorem; autodiff unrolls eighty steps. Scaled inputs would not contract."""
+    """The implicit function theorem; autodiff unrolls 80 steps. No stress: w must stay small."""
     y, w = residuals
     slope = 1 - y**2
     d = g * slope / (1 - w * slope)
@@ -241,7 +241,7 @@ def clip_cotangent(args, g):
 
 
 def identity(x):
-    """x."""
+    """Nothing is done to x."""
     return x
 
 

@@ -1,4 +1,4 @@
-"""Right rules of the layers and losses that networks are made of, with the residuals people keep."""
+"""Right rules of the layers and losses that networks are made of, with usual residuals."""
 
 import functools
 

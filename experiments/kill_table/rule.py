@@ -1,7 +1,7 @@
-"""The form every exhibit has: a function, its backward pass, arguments to try it on, and what it teaches.
+"""The form of an exhibit: a function, its backward pass, arguments, and what it teaches.
 
-An exhibit is written as its backward pass, decorated. The function and the decorator's arguments say the
-rest; the docstring's first sentence is the mistake (or, for a right rule, why it is hard to judge):
+An exhibit is written as its backward pass, decorated. The decorator's arguments say the rest; the
+docstring's first paragraph is the mistake (or, for a right rule, why it is hard to judge):
 
     @wrong(square_sum, arrays("n"), caught_by="formula")
     def missing_factor(residuals, g):

@@ -70,7 +70,7 @@ def square_matrix_not_transposed(residuals, g):
 
 @wrong(project, arrays("4 4", "4 4"), caught_by="formula")
 def product_transposed(residuals, g):
-    """dW = gᵀ x is the layout of a weight stored (out, in), not of this one."""
+    """This dW = gᵀ x is the layout of a weight stored (out, in), not of this one."""
     x, w = residuals
     return g @ w.T, g.T @ x
 
@@ -107,7 +107,7 @@ def tanh_of_the_input(residuals, g):
 
 
 def swish(x):
-    """x σ(x), elementwise."""
+    """The product x σ(x)."""
     return x * jax.nn.sigmoid(x)
 
 
@@ -151,7 +151,7 @@ def log_softmax(x):
 
 @wrong(log_softmax, arrays("n 5"), caught_by="formula")
 def right_for_probabilities_only(residuals, g):
-    """g - softmax(x) holds when g sums to one; otherwise it is g - softmax(x) Σg."""
+    """Only a g that sums to one has g - softmax(x); any other has g - softmax(x) Σg."""
     (x,) = residuals
     return (g - jax.nn.softmax(x),)
 
@@ -182,7 +182,7 @@ def cotangent_ignored(residuals, g):
 
 @wrong(jnp.sin, arrays("n"), caught_by="formula")
 def cotangent_times_its_magnitude(residuals, g):
-    """g |g|: ones and one-hot cotangents cannot tell it from g."""
+    """Squared, with its sign kept: ones and one-hot cotangents cannot tell it from g."""
     (x,) = residuals
     return (g * jnp.abs(g) * jnp.cos(x),)
 

@@ -131,7 +131,8 @@ def attention(q, k, v):
     return jax.nn.softmax(q @ k.T / 2) @ v
 
 
-def _attention_bwd(q, k, v, g, *, scale, mask=None):
+def _attention_bwd(residuals, g, *, scale, mask=None):
+    q, k, v = residuals
     scores = q @ k.T / 2
     p = jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -1e30))
     dp = g @ v.T
@@ -142,7 +143,7 @@ def _attention_bwd(q, k, v, g, *, scale, mask=None):
 @wrong(attention, arrays("n 4", "n 4", "n 4"), caught_by="formula")
 def scale_of_the_scores_forgotten(residuals, g):
     """1/√d is in the forward pass only."""
-    return _attention_bwd(*residuals, g, scale=1)
+    return _attention_bwd(residuals, g, scale=1)
 
 
 def causal_attention(q, k, v):
@@ -163,14 +164,14 @@ def _causal(q):
 )
 def causal_mask_ignored(residuals, g):
     """The mask is in the forward pass only."""
-    return _attention_bwd(*residuals, g, scale=0.5)
+    return _attention_bwd(residuals, g, scale=0.5)
 
 
 @wrong(causal_attention, arrays("n 4", "n 4", "n 4"), caught_by="formula")
 def causal_mask_off_by_one(residuals, g):
     """On the way back each query sees one step ahead."""
     ahead = jnp.eye(len(residuals[0]), k=1).astype(bool)
-    return _attention_bwd(*residuals, g, scale=0.5, mask=_causal(residuals[0]) | ahead)
+    return _attention_bwd(residuals, g, scale=0.5, mask=_causal(residuals[0]) | ahead)
 
 
 def dropout_args(seed, size, dtype):
@@ -218,7 +219,7 @@ def history_cut_at_the_last_step(residuals, g):
 
 
 def causal_convolution(x, kernel, state):
-    """y and the last three inputs, (t,), (4,) and (3,): a streaming layer's step."""
+    """A streaming layer's step: (t,), (4,) and (3,) to y and the last three inputs."""
     padded = jnp.concatenate([state, x])
     return jnp.correlate(padded, kernel, mode="valid"), padded[-3:]
 

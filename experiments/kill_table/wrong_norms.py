@@ -51,7 +51,7 @@ def right_for_a_weight_of_one(residuals, g):
 
 @wrong(batch_norm, arrays("5 3", "3", "3"), caught_by="formula", source="BVLC/caffe#4110")
 def unbiased_variance_on_the_way_back(residuals, g):
-    """n - 1 in the backward pass, n in the forward pass."""
+    """Divides by n - 1 in the backward pass, by n in the forward pass."""
     x, weight, _ = residuals
     xhat, rstd = _batch_statistics(x)
     dxhat = g * weight[None]
@@ -114,7 +114,7 @@ def offset_of_the_weight_forgotten(residuals, g):
 
 @wrong(gemma_norm, arrays("n 5", "5"), caught_by="formula", source="karpathy/llm.c#763")
 def weight_left_out_of_the_inputs_cotangent(residuals, g):
-    """dx is computed from dy, without the scale."""
+    """The input's cotangent is computed from dy, without the scale."""
     x, _ = residuals
     rrms = (jnp.mean(x**2, axis=-1, keepdims=True) + EPS) ** -0.5
     xhat = x * rrms

@@ -1,4 +1,4 @@
-"""Wrong numerics: right on paper, and in float64 at moderate inputs; wrong in the dtype and range of use."""
+"""Wrong numerics: right on paper, wrong in the dtype and range of use."""
 
 import jax
 import jax.numpy as jnp

@@ -111,7 +111,7 @@ def affine_args(seed, size, dtype):
 @wrong(affine, affine_args, caught_by="cotangents")
 def one_leaf_for_a_whole_dict(residuals, g):
     """JAX hands the one array to every leaf of the dict, silently."""
-    x, params = residuals
+    _, params = residuals
     return g * params["scale"][None], jnp.sum(g, axis=0)
 
 

@@ -1,6 +1,4 @@
-"""Wrong under transformations: a second derivative, jit, vmap, scan, an empty batch, several devices."""
-
-import functools
+"""Wrong under transformations: second order, jit, vmap, an empty batch, several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +72,7 @@ def optimize_remat(x):
 
 @wrong_function(arrays("n", "n"), caught_by="cotangents", source="jax-ml/jax#4008")
 def closed_over_argument(x, w):
-    """A rule says nothing about what its function closes over, and JAX refuses to differentiate it."""
+    """A rule says nothing about what its function closes over; JAX refuses to differentiate it."""
 
     @jax.custom_vjp
     def scaled(x):
@@ -118,7 +116,7 @@ def mask_args(seed, size, dtype):
     source="jax-ml/jax#20889",
 )
 def array_declared_static(mask, residuals, g):
-    """nondiff_argnums is for hashable configuration; here it holds an array, and jit makes it a tracer."""
+    """For hashable configuration only: an array in nondiff_argnums is a tracer under jit."""
     del residuals
     return (jnp.where(mask, g, 0),)
 
@@ -235,7 +233,7 @@ _symbolic.defvjp(_multiply_symbolic_fwd, _multiply_symbolic_bwd, symbolic_zeros=
 
 @wrong_function(arrays("n", "n"), caught_by="alone", source="jax-ml/jax#14833")
 def residual_kept_for_the_wrong_argument(x, w):
-    """x is kept if x is differentiated; it is needed if w is. Both together: right."""
+    """Keeps x if x is differentiated; but it is needed if w is. Both together: right."""
     return _symbolic(x, w)
 
 
@@ -246,7 +244,7 @@ def project(x, w):
 
 @wrong(project, arrays("n 3", "3 2"), caught_by="empty")
 def mean_times_size(residuals, g):
-    """n times a mean is a sum, but for n = 0, where it is NaN."""
+    """A mean times n is a sum, but for n = 0, where it is NaN."""
     x, w = residuals
     return g @ w.T, len(x) * jnp.mean(x[:, :, None] * g[:, None, :], axis=0)
 
