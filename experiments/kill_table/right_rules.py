@@ -1,7 +1,7 @@
 """Right backward passes, chosen because a checker could blame them wrongly.
 
-right_elementwise   kinks hit exactly, conventions that differ from autodiff's, integers, complex numbers
-right_layers        layers and losses with the residuals that people keep
+right_elementwise   kinks hit exactly, other conventions than autodiff's, integers, complex numbers
+right_layers        layers and losses, with the residuals that people keep
 right_hard          ill-conditioned, implicit, nested, deliberate non-derivatives, mixed precision
 """
 
