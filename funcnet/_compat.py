@@ -1,1 +1,64 @@
-"""Everything that differs between the JAX versions funcnet supports (0.10.2 to 0.12)."""
+"""Whatever depends on JAX's version lives here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import core as _core
+
+# Rules in a jaxpr. JAX has renamed this primitive before, so every name known is listed.
+RULE_PRIMITIVES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
+
+# Correctness needs no optimised code, and this halves the time XLA takes to compile on a CPU.
+QUICK_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
+# The same without XLA's silent widening of bfloat16 and float16 inside a fusion.
+QUICK_STRICT_COMPILE: dict[str, Any] = {**QUICK_COMPILE, "xla_allow_excess_precision": False}
+
+
+def being_traced() -> bool:
+    """Whether the caller runs inside jit, vmap, grad or another transformation."""
+    return not _core.trace_state_clean()
+
+
+def fresh_variable(variable: Any) -> Any:
+    """A new jaxpr variable of the same abstract value."""
+    return _core.Var(variable.aval)
+
+
+def literal(value: Any, aval: Any) -> Any:
+    """A jaxpr literal that holds a constant of any shape."""
+    return _core.Literal(value, aval)
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether a jaxpr's atom is a literal."""
+    return isinstance(atom, _core.Literal)
+
+
+def open_jaxpr(jaxpr: Any) -> Any:
+    """The jaxpr inside a closed one (before jax 0.12 they were two classes)."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def with_open_jaxpr(closed: Any, jaxpr: Any) -> Any:
+    """`closed` with its equations replaced by those of `jaxpr`, its constants kept."""
+    return closed.replace(jaxpr=jaxpr) if hasattr(closed, "jaxpr") else jaxpr
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, open or closed."""
+    return hasattr(value, "eqns") and hasattr(value, "outvars") or hasattr(value, "jaxpr")
+
+
+def rule_functions(rule: Any) -> tuple[Callable | None, Callable | None]:
+    """A `jax.custom_vjp`'s `fwd` and `bwd`, None when they cannot be called as they were given.
+
+    Rules with `symbolic_zeros=True` receive wrapped arguments; rules that log or that accumulate
+    have another calling convention.
+    """
+    special = ("symbolic_zeros", "with_logs", "with_accums")
+    if any(getattr(rule, name, False) for name in special):
+        return None, None
+    return getattr(rule, "fwd", None), getattr(rule, "bwd", None)

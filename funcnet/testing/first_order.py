@@ -1,0 +1,307 @@
+"""Checks 1 to 5: the arguments, the forward rule, the cotangents' types, the formula, linearity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import _compat
+from funcnet.testing import derivatives, explain
+from funcnet.testing import twin as twins
+from funcnet.testing.call import align, cotangent_tree, is_inexact, trace
+from funcnet.testing.compare import (
+    OWN_ERROR_FACTOR,
+    ROUNDING_FLOOR,
+    ULPS,
+    Mismatch,
+    largest,
+    wrong_elements,
+)
+from funcnet.testing.subject import Subject, Wrong, rule_errors
+
+
+def constants(subject: Subject) -> None:
+    """1. Constant arguments hide mistakes: a factor of 1, a sum over equal things."""
+    warn = subject.notes.warnings.append
+    for name, x in zip(subject.call.names, derivatives.host(subject.xs), strict=True):
+        if x.size == 0:
+            warn(f"{name} is empty: its cotangent has no elements to check")
+        elif x.size == 1 and x.flat[0] in (0.0, 1.0, -1.0):
+            warn(f"{name} is {explain.number(x.flat[0])}: a missing factor {name} would not show")
+        elif x.size > 1 and np.unique(x).size == 1:
+            warn(
+                f"every element of {name} is {explain.number(x.flat[0])}: a missing factor or a "
+                "wrong axis may not show; random values are better"
+            )
+
+
+def primal(subject: Subject) -> None:
+    """2. `fwd`'s output has the function's structure, shapes, dtypes and values."""
+    _check_output_types(subject)
+    _check_other_outputs(subject)
+    truth, own = subject.expected[0], subject.working_expected[0]
+    try:
+        got = subject.working_rows.outputs
+    except Wrong:
+        return  # What bwd raises is for the next check to report.
+    for name, g, o, t in zip(subject.output_names, got, own, truth, strict=True):
+        tolerance = OWN_ERROR_FACTOR * largest(o - t) + ULPS * subject.ulp * largest(t)
+        _check_output(name, g, o, np.full(t.shape, tolerance), "")
+    try:
+        wide = subject.rule_rows.outputs
+    except Wrong:
+        return  # What the rule raises in float64 is for the formula's check to report.
+    for name, g, t in zip(subject.output_names, wide, truth, strict=True):
+        tolerance = subject.formula_tolerance * (np.abs(t) + largest(t))
+        _check_output(name, g, t, tolerance, " in float64")
+
+
+def _check_output_types(subject: Subject) -> None:
+    found = subject.forward_types
+    expected = subject.output_tree
+    if found.structure != jax.tree.structure(expected):
+        raise Wrong(
+            f"fwd's output has the structure {found.structure}, the function's "
+            f"{jax.tree.structure(expected)}"
+        )
+    paths = jax.tree_util.tree_flatten_with_path(expected)[0]
+    for (path, want), (shape, dtype) in zip(paths, found.leaves, strict=True):
+        name = "output" + jax.tree_util.keystr(path)
+        if shape != want.shape:
+            raise Wrong(f"fwd's {name} has the shape {shape}, the function's {want.shape}")
+        if dtype != want.dtype:
+            raise Wrong(
+                f"fwd's {name} has the dtype {dtype}, the function's {want.dtype}: one undecorated "
+                "function, called by both, keeps them equal"
+            )
+
+
+def _check_other_outputs(subject: Subject) -> None:
+    """Integer and boolean outputs are equal exactly."""
+    call = subject.call
+    if len(subject.outputs) == len(jax.tree.leaves(subject.output_tree)):
+        return
+
+    def outputs(fn: Any, differentiated: bool) -> list[Any]:
+        def others(*xs: Any) -> Any:
+            leaves = jax.tree.leaves(fn(*call.arguments(xs, subject.zs)))
+            floats = [leaf for leaf in leaves if is_inexact(leaf)]
+            return floats, [leaf for leaf in leaves if not is_inexact(leaf)]
+
+        run = jax.vjp(others, *subject.xs, has_aux=True) if differentiated else others(*subject.xs)
+        return run[-1]
+
+    with rule_errors("differentiating the function, which runs fwd,"):
+        found = outputs(call.fn, True)
+    for got, want in zip(found, outputs(subject.undecorated, False), strict=True):
+        if not bool(jnp.array_equal(got, want)):
+            raise Wrong(f"fwd's integer output is {got}, the function's {want}")
+
+
+def _check_output(
+    name: str, got: np.ndarray, want: np.ndarray, tolerance: np.ndarray, precision: str
+) -> None:
+    wrong = wrong_elements(got, want, tolerance)
+    if not wrong.any():
+        return
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    where = f"[{', '.join(map(str, index))}]" if index else ""
+    raise Wrong(
+        f"fwd's {name} differs from the function's{precision} in {int(wrong.sum())} of "
+        f"{wrong.size} elements\n"
+        f"  first at {name}{where}\n"
+        f"    fwd's value  {explain.number(got[index])}\n"
+        f"    expected     {explain.number(want[index])}   from the undecorated function"
+    )
+
+
+def cotangents(subject: Subject) -> None:
+    """3. One cotangent for each argument leaf, of its shape and dtype."""
+    found = subject.working_rows
+    for name, x, ct, dtype in zip(
+        subject.call.names, subject.xs, found.cotangents, found.dtypes, strict=True
+    ):
+        got = jax.ShapeDtypeStruct(ct.shape[1:], dtype)
+        if got.shape != x.shape or got.dtype != x.dtype:
+            raise Wrong(_type_text(f"the cotangent of {name}", got, x))
+    _audit_raw_bwd(subject)
+    _audit_inner_rules(subject)
+
+
+def _type_text(what: str, ct: Any, x: Any) -> str:
+    if ct.shape != x.shape:
+        return f"{what} has the shape {ct.shape}, not {x.shape}"
+    return (
+        f"{what} has the dtype {ct.dtype}, but the argument is {x.dtype}. JAX does not check this; "
+        f"a scan fails on it later. Cast each cotangent to its primal's dtype: "
+        f".astype({x.dtype})"
+    )
+
+
+def _audit_raw_bwd(subject: Subject) -> None:
+    """What bwd itself returns, before JAX fills in what is missing and copies single leaves."""
+    call = subject.call
+    if not isinstance(call.fn, jax.custom_vjp):
+        return
+    fwd, bwd = _compat.rule_functions(call.fn)
+    if fwd is None or bwd is None:
+        return
+
+    def answer(xs: Any, zs: Any, ct: Any) -> Any:
+        args = call.arguments(xs, zs)
+        _, residuals = fwd(*args)
+        cotangent = cotangent_tree(subject.output_tree, ct)
+        return bwd(*(args[i] for i in call.static), residuals, cotangent)
+
+    inputs = subject.xs, subject.zs, subject.working_row(0)
+    try:
+        raw = jax.eval_shape(answer, *inputs)
+    except Exception:
+        with rule_errors("calling fwd, then bwd,"):
+            raw = answer(*inputs)
+    dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
+    if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
+        raise Wrong(
+            f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents"
+        )
+    parts: list[Any] = []
+    for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
+        try:
+            parts += align(given, arg)
+        except ValueError as error:
+            raise Wrong(
+                f"the cotangent of {name} has the structure {jax.tree.structure(given)}, the "
+                f"argument {jax.tree.structure(arg)}. JAX copies a single leaf to all of an "
+                "argument's leaves silently: return one leaf for each"
+            ) from error
+    for index, part in enumerate(parts):
+        if index in call.diff:
+            _audit_float(subject, call.diff.index(index), part)
+        elif part is not None and getattr(part, "dtype", None) != jax.dtypes.float0:
+            raise Wrong(
+                f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer argument "
+                f"or a key (leaf {index}): return None, or float0 zeros"
+            )
+
+
+def _audit_float(subject: Subject, leaf: int, part: Any) -> None:
+    """None for a floating-point argument means zeros; a mistake unless they are right."""
+    if part is not None:
+        return
+    name = subject.call.names[leaf]
+    if subject.scales[leaf] > 0:
+        raise Wrong(
+            f"bwd returns None for {name}, a floating-point argument: JAX takes it for zeros "
+            "silently, and the derivative is not zero. None is for integers and keys"
+        )
+    subject.notes.warnings.append(
+        f"bwd returns None for {name}, a floating-point argument: right here, where the derivative "
+        "is zero, but None is for integers and keys; return zeros to say so"
+    )
+
+
+def _audit_inner_rules(subject: Subject) -> None:
+    """Each rule inside a larger function: the dtypes of its cotangents where it is called."""
+    closed = trace(subject.call, subject.call.fn, subject.xs, subject.zs)
+    for name, alone in twins.rule_calls(closed):
+        floats = [i for i, aval in enumerate(alone.in_avals) if is_inexact(aval)]
+        with rule_errors(f"differentiating the call of {name} inside the function"):
+            found = jax.eval_shape(_pull_zeros(alone, floats), *map(_shape, alone.in_avals))
+        for i, ct in zip(floats, found, strict=True):
+            want = alone.in_avals[i]
+            if ct.shape != want.shape or ct.dtype != want.dtype:
+                raise Wrong(_type_text(f"inside the function, {name}'s cotangent {i}", ct, want))
+
+
+def _shape(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _pull_zeros(alone: Any, floats: list[int]) -> Any:
+    """Pull zeros back through one call, with respect to its floating-point inputs."""
+    run = twins.as_function(alone)
+
+    def pull(*inputs: Any) -> Any:
+        def outputs(*moved: Any) -> Any:
+            every = list(inputs)
+            for i, value in zip(floats, moved, strict=True):
+                every[i] = value
+            return [out for out in run(*every) if is_inexact(out)]
+
+        out, pullback = jax.vjp(outputs, *(inputs[i] for i in floats))
+        return pullback([jnp.zeros_like(leaf) for leaf in out])
+
+    return pull
+
+
+def formula(subject: Subject) -> None:
+    """4. In float64, element by element, for dense and for one-hot cotangents."""
+    answers = subject.rule_rows
+    wanted = [i for i in answers.rows if subject.cts.rows[i].kind in ("dense", "one-hot")]
+    for row in wanted:
+        found = [_formula_mismatch(subject, leaf, row) for leaf in range(len(subject.xs))]
+        wrong = [mismatch for mismatch in found if mismatch is not None]
+        if wrong:
+            raise Wrong("\n\n".join(_describe(subject, mismatch, row) for mismatch in wrong))
+
+
+def _tolerance(subject: Subject, leaf: int, expected: np.ndarray) -> np.ndarray:
+    top = subject.scales[leaf]
+    noise = ROUNDING_FLOOR * subject.naturals[leaf]
+    return subject.formula_tolerance * (np.abs(expected) + top) + noise
+
+
+def _formula_mismatch(subject: Subject, leaf: int, row: int) -> Mismatch | None:
+    got = subject.rule_rows.cotangents[leaf][row]
+    expected = subject.expected[1][leaf][row]
+    wrong = wrong_elements(got, expected, _tolerance(subject, leaf, expected))
+    if not wrong.any():
+        return None
+    name, label = subject.call.names[leaf], subject.cts.rows[row].label
+    dtype = "float64" if subject.is_wide else str(subject.xs[leaf].dtype)
+    return Mismatch(name, leaf, label, got, expected, wrong, subject.source, dtype)
+
+
+def _describe(subject: Subject, mismatch: Mismatch, row: int) -> str:
+    second = subject.rule_rows.cotangents[mismatch.leaf][1] if row == 0 else None
+    return explain.describe(mismatch, subject.clues(row, second))
+
+
+def linearity(subject: Subject) -> None:
+    """5. Linear in the cotangent: combinations of cotangents, zeros, very large and small ones."""
+    answers = subject.rule_rows
+    for row in answers.rows:
+        factors = subject.cts.rows[row].factors
+        if factors is None:
+            continue
+        for leaf, got in enumerate(answers.cotangents):
+            expected = factors[0] * got[0] + factors[1] * got[1]
+            if subject.reference is not None:
+                expected = subject.expected[1][leaf][row]
+            _check_linear(subject, leaf, row, got[row], expected)
+
+
+def _check_linear(
+    subject: Subject, leaf: int, row: int, got: np.ndarray, expected: np.ndarray
+) -> None:
+    scale = subject.cts.rows[row].scale
+    tolerance = _tolerance(subject, leaf, expected / scale) * scale
+    wrong = wrong_elements(got, expected, tolerance)
+    if not wrong.any():
+        return
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    where = f"[{', '.join(map(str, index))}]" if index else ""
+    name = subject.call.names[leaf]
+    source = subject.source if subject.reference is not None else "the answers for g and h"
+    raise Wrong(
+        f"bwd is not linear in the cotangent: for {subject.cts.rows[row].label} the cotangent of "
+        f"{name} is wrong in {int(wrong.sum())} of {wrong.size} elements\n"
+        f"  first at {name}{where}\n"
+        f"    the rule's value  {explain.number(got[index])}\n"
+        f"    expected          {explain.number(expected[index])}   from {source}\n"
+        "  guess: the cotangent is clipped, squared, compared with something, or takes an absolute "
+        "value, or something is added to the answer; a derivative does none of these"
+    )

@@ -1,0 +1,109 @@
+"""What `check_vjp` returns and raises: plain data that prints as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+Status = Literal["passed", "failed", "warned", "skipped"]
+NOT_REACHED = "not reached"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One row of a report.
+
+    Attributes:
+        name: the check's name, as in `CHECK_NAMES`.
+        status: "passed", "failed", "warned" or "skipped".
+        messages: what there is to say: the failure's text, warnings, or why it was skipped.
+    """
+
+    name: str
+    status: Status
+    messages: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dicts, lists and strings, for JSON."""
+        return {"name": self.name, "status": self.status, "messages": list(self.messages)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was checked and what was found.
+
+    Attributes:
+        function: the name of the function that was checked.
+        arguments: one line for each argument: its name, dtype and shape.
+        checks: the checks in the order in which they ran.
+    """
+
+    function: str
+    arguments: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return self.failed is None
+
+    @property
+    def failed(self) -> str | None:
+        """The name of the first check that failed, or None."""
+        return next((check.name for check in self.checks if check.status == "failed"), None)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The messages of every check that only warned."""
+        warned = (check for check in self.checks if check.status == "warned")
+        return tuple(message for check in warned for message in check.messages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, strings and booleans, for JSON."""
+        return {
+            "function": self.function,
+            "arguments": list(self.arguments),
+            "passed": self.passed,
+            "failed": self.failed,
+            "checks": [check.to_dict() for check in self.checks],
+        }
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED at '{self.failed}'"
+        lines = [f"check_vjp: {self.function} {verdict}"]
+        lines += [f"  argument {argument}" for argument in self.arguments]
+        lines += [""]
+        width = max(len(check.name) for check in self.checks)
+        for check in self.checks:
+            lines.append(f"  {check.name:<{width}}  {check.status}{_remark(check)}".rstrip())
+        for check in self.checks:
+            if check.status in ("failed", "warned"):
+                lines += ["", f"{check.name} {check.status}:"]
+                lines += [_indent(message) for message in check.messages]
+        return "\n".join(lines)
+
+
+class RuleError(AssertionError):
+    """Raised by `check_vjp` for a wrong rule. Its text is the report.
+
+    Attributes:
+        report: the `Report`.
+    """
+
+    def __init__(self, report: Report):
+        super().__init__(str(report))
+        self.report = report
+
+    def __reduce__(self):
+        # Exceptions are rebuilt from their args; pytest-xdist sends them between processes.
+        return type(self), (self.report,)
+
+
+def _remark(check: Check) -> str:
+    if check.status not in ("passed", "skipped") or not check.messages:
+        return ""
+    return "  (" + "; ".join(check.messages) + ")"
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())
