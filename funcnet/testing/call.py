@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ class Call:
         traced: indices of the traced leaves.
         names: the differentiated leaves' names, such as `params['weight']`.
         parameters: the arguments' names.
+        owner: for each leaf, the position of its argument among those that are not static.
     """
 
     fn: Callable[..., Any]
@@ -60,6 +61,7 @@ class Call:
     traced: tuple[int, ...]
     names: tuple[str, ...]
     parameters: tuple[str, ...]
+    owner: tuple[int, ...]
 
     @property
     def xs(self) -> Arrays:
@@ -98,6 +100,23 @@ class Call:
     def undecorated(self) -> Callable[..., Any]:
         """The function without its own rule, where it is a rule itself; else `fn`."""
         return self.fn.__wrapped__ if isinstance(self.fn, jax.custom_vjp) else self.fn
+
+    def describe(self) -> tuple[str, ...]:
+        """One line for each differentiated leaf: its name, dtype and shape."""
+        return tuple(
+            f"{name}: {x.dtype}{list(x.shape)}" for name, x in zip(self.names, self.xs, strict=True)
+        )
+
+    def with_fixed_scalars(self) -> Call:
+        """The call with Python's floats and complex numbers among the leaves that are kept."""
+        diff = [k for k, i in enumerate(self.diff) if not isinstance(self.leaves[i], (float, complex))]
+        names = tuple(self.names[k] for k in diff)
+        return dataclasses.replace(self, diff=tuple(self.diff[k] for k in diff), names=names)
+
+    def with_static(self, values: Mapping[int, Any]) -> Call:
+        """The call with other values at some of its static positions."""
+        args = tuple(values.get(i, arg) for i, arg in enumerate(self.args))
+        return dataclasses.replace(self, args=args)
 
     def dynamic(self, args: Sequence[Any]) -> tuple[Any, ...]:
         """Those of the arguments that are not static."""
@@ -146,7 +165,10 @@ def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     arrays = {i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))}
     names = tuple(dynamic[paths[i][0][0].idx] + keystr(paths[i][0][1:]) for i in diff)
     traced = tuple(i for i in sorted(arrays) if i not in diff)
-    return Call(fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters))
+    owner = tuple(path[0].idx for path, _ in paths)
+    return Call(
+        fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner
+    )
 
 
 def _is_number(leaf: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jax.tree_util import keystr
 
 from funcnet.testing import cotangents, derivatives
 from funcnet.testing import twin as twins
+from funcnet.testing.adjudicate import Case, Finding, adjudicate
 from funcnet.testing.call import Arrays, Call, is_inexact, make_twin, twin_function
 from funcnet.testing.compare import FORMULA_TOLERANCE, ULPS, largest
 from funcnet.testing.derivatives import Pullback
@@ -83,23 +84,21 @@ class ForwardTypes(NamedTuple):
     leaves: list[tuple[tuple[int, ...], Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Kink:
-    """An element of an argument at which the one-sided slopes differ."""
-
-    text: str
-    allowed: bool
-    leaf: int
-    index: int
-
-
 @dataclasses.dataclass
 class Notes:
-    """What checks leave for later ones, and remarks for the report."""
+    """What checks leave for the report, and for later checks.
 
-    kinks: list[Kink] = dataclasses.field(default_factory=list)
-    remarks: list[str] = dataclasses.field(default_factory=list)
+    Attributes:
+        warnings: what the running check warns of.
+        remarks: what it says when it passes.
+        findings: elements at which rule and autodiff differ for a good reason.
+        excused: for each argument, where its elements are.
+    """
+
     warnings: list[str] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    excused: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 class Subject:
@@ -109,10 +108,13 @@ class Subject:
         call: the function and its arguments.
         reference: what to expect instead of the twin's derivative, or None.
         rng: where random cotangents come from.
+        label: what a report calls these arguments; empty for the first ones.
     """
 
-    def __init__(self, call: Call, reference: Reference | None, rng: np.random.Generator):
-        self.call, self.reference, self.rng = call, reference, rng
+    def __init__(
+        self, call: Call, reference: Reference | None, rng: np.random.Generator, label: str = ""
+    ):
+        self.call, self.reference, self.rng, self.label = call, reference, rng, label
         self.xs, self.zs = call.xs, call.zs
         self.notes = Notes()
         self.undecorated = call.undecorated()
@@ -309,7 +311,34 @@ class Subject:
         narrow = twins.narrowest_float(self.working_twin)
         return max(float(jnp.finfo(d).eps) for d in (*dtypes, *([narrow] if narrow else [])))
 
+    @property
+    def can_judge_by_slopes(self) -> bool:
+        """Whether finite differences say anything: not of a pullback given by the user."""
+        return self.is_wide and not (self.reference is not None and self.reference.is_pullback)
+
+    @property
+    def differentiated(self) -> Callable[[Arrays, Arrays], Arrays]:
+        """The function whose derivative is expected: the twin, or the reference."""
+        if self.reference is not None:
+            return self.call.function(self.reference.fn)
+        return twin_function(self.wide_twin)
+
+    @property
+    def eps(self) -> float:
+        """The rounding error of one wide evaluation."""
+        return float(jnp.finfo(self.narrow or np.float64).eps)
+
+    def judge(self, cases: Sequence[Case]) -> list[Finding]:
+        """Let finite differences decide on elements where rule and autodiff differ."""
+        with self.wide():
+            f = self.differentiated
+            return adjudicate(f, self.xs64, self.zs, self.cts.arrays, cases, self.eps)
+
     # Remarks.
+
+    def value(self, leaf: int, index: int) -> complex:
+        """An element of an argument."""
+        return derivatives.host([self.xs[leaf]])[0].reshape(-1)[index]
 
     def clues(self, row: int, second: np.ndarray | None) -> Clues:
         """What helps to guess the cause of a wrong answer for a row."""

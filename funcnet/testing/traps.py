@@ -69,6 +69,12 @@ KNOWN = (
 )
 
 
+def is_rules_fault(error: BaseException) -> bool:
+    """Whether an exception of a plain call comes from how a rule was declared."""
+    text = str(error)
+    return "could not be resolved to positional-only" in text or "No VJP defined" in text
+
+
 def explain_exception(error: BaseException, doing: str) -> str:
     """What was being done, the exception, where it was raised, and the trap if it is a known one."""
     name = type(error).__name__

@@ -1,0 +1,100 @@
+"""Check 9: rounding in the dtype given, and inputs a hundred and ten thousand times as large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.testing import derivatives, explain
+from funcnet.testing.compare import OWN_ERROR_FACTOR, ULPS, Mismatch, largest, wrong_elements
+from funcnet.testing.subject import Subject, Wrong
+
+# Above this relative error the function itself has broken down, and its rule is not to blame.
+BROKEN = 0.1
+
+
+def working_tolerance(subject: Subject, leaf: int, ulps: float = ULPS) -> float:
+    """How far a cotangent in the working dtype may be from the truth in float64."""
+    truth = subject.expected[1][leaf][:2]
+    if not subject.is_wide or subject.ulp <= float(jnp.finfo(np.float64).eps):
+        # The twin in float64 is then no finer than the rule.
+        return subject.formula_tolerance * largest(truth) + ulps * subject.ulp * largest(truth)
+    own = largest(subject.working_expected[1][leaf] - truth)
+    return OWN_ERROR_FACTOR * own + ulps * subject.ulp * largest(truth)
+
+
+def accuracy(subject: Subject, stress: Sequence[float] = ()) -> None:
+    """9. As accurate as autodiff in the same dtype; finite wherever the truth is."""
+    for row in range(2):
+        check_working(subject, [ct[row] for ct in subject.working_rows.cotangents], row, ULPS)
+    for factor in stress:
+        _check_stress(subject, factor)
+
+
+def check_working(
+    subject: Subject,
+    got: Sequence[np.ndarray],
+    row: int,
+    ulps: float,
+    how: str = "",
+    leaves: Sequence[int] | None = None,
+) -> None:
+    """Compare cotangents in the working dtype, of all arguments or some, with the truth."""
+    for leaf, g in zip(range(len(got)) if leaves is None else leaves, got, strict=True):
+        expected = subject.expected[1][leaf][row]
+        tolerance = working_tolerance(subject, leaf, ulps)
+        expected = _as_held(expected, subject.xs[leaf].dtype)
+        wrong = wrong_elements(g, expected, np.full(g.shape, tolerance))
+        if wrong.any():
+            dtype = str(subject.xs[leaf].dtype)
+            label = subject.cts.rows[row].label + how
+            name = subject.call.names[leaf]
+            mismatch = Mismatch(name, leaf, label, g, expected, wrong, subject.source, dtype)
+            own = largest(subject.working_expected[1][leaf][row] - expected)
+            text = explain.describe(mismatch, subject.clues(row, None))
+            raise Wrong(
+                f"{text}\n  the error is {largest(g - expected):.3g}, JAX's own in {dtype} is "
+                f"{own:.3g}; {tolerance:.3g} is allowed"
+            )
+
+
+def _as_held(expected: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Infinite where the dtype cannot hold the number."""
+    with np.errstate(all="ignore"):
+        return np.where(np.abs(expected) > float(jnp.finfo(dtype).max), np.nan, expected)
+
+
+def _check_stress(subject: Subject, factor: float) -> None:
+    """Finite answers wherever the truth is, unless the function itself breaks down there."""
+    xs = tuple(x * factor for x in subject.xs)
+    if not all(bool(jnp.isfinite(x).all()) for x in xs):
+        return
+    with subject.wide():
+        wide = derivatives.widened(xs) if subject.is_wide else xs
+    outputs, truth = subject.expected_at(wide)
+    answers = subject.answers_at(xs)
+    if _breaks_down(answers.outputs, outputs, subject):
+        subject.notes.remarks.append(f"the function itself breaks down at inputs times {factor:g}")
+        return
+    for leaf, got in enumerate(answers.cotangents):
+        got, expected = got[0], _as_held(truth[leaf][0], subject.xs[leaf].dtype)
+        wrong = np.isfinite(expected) & ~np.isfinite(got)
+        if wrong.any():
+            name = subject.call.names[leaf]
+            label = f"inputs times {factor:g} and a dense random cotangent"
+            dtype = str(subject.xs[leaf].dtype)
+            mismatch = Mismatch(name, leaf, label, got, expected, wrong, subject.source, dtype)
+            raise Wrong(explain.describe(mismatch, subject.clues(0, None)))
+
+
+def _breaks_down(got: list[np.ndarray], truth: list[np.ndarray], subject: Subject) -> bool:
+    for g, t, out in zip(got, truth, subject.outputs, strict=True):
+        t = _as_held(t, out.dtype)
+        finite = np.isfinite(t)
+        if (~np.isfinite(g[finite])).any():
+            return True
+        if largest(g[finite] - t[finite]) > BROKEN * largest(t):
+            return True
+    return False

@@ -1,0 +1,238 @@
+"""`check_vjp`: the judge of a hand-written backward pass.
+
+Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element of
+which argument is wrong, what it should be and how one knows; a check takes seconds.
+
+The checks run in a fixed order, each relying on what those before it have established. The first
+that fails is reported in full, and the rest are not run: they would repeat the same mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcnet import _compat
+from funcnet.testing import accuracy, first_order, numerical, second_order, transforms
+from funcnet.testing import twin as twins
+from funcnet.testing.call import Call, make_call, trace
+from funcnet.testing.reference import make_reference
+from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
+from funcnet.testing.subject import Subject, Wrong
+from funcnet.testing.traps import explain_exception, is_rules_fault
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to check; see `check_vjp`."""
+
+    reference: Callable[..., Any] | None
+    order: int
+    stress: tuple[float, ...]
+    seed: int
+    fast: bool
+    sharding: bool
+
+
+Judge = Callable[[Subject, Options], None]
+
+
+def _without_options(judge: Callable[[Subject], None]) -> Judge:
+    return lambda subject, _: judge(subject)
+
+
+def _accuracy(subject: Subject, options: Options) -> None:
+    accuracy.accuracy(subject, () if subject.label else options.stress)
+
+
+CHECKS: dict[str, Judge] = {
+    "constants": _without_options(first_order.constants),
+    "primal": _without_options(first_order.primal),
+    "cotangents": _without_options(first_order.cotangents),
+    "formula": _without_options(first_order.formula),
+    "linearity": _without_options(first_order.linearity),
+    "finite_differences": _without_options(numerical.finite_differences),
+    "kinks": _without_options(numerical.kinks),
+    "second_order": _without_options(second_order.second_order),
+    "accuracy": _accuracy,
+    "repeat": _without_options(transforms.repeat),
+    "jit": _without_options(transforms.jit),
+    "vmap": _without_options(transforms.vmap),
+    "checkpoint": _without_options(transforms.checkpoint),
+    "scan": _without_options(transforms.scan),
+    "alone": _without_options(transforms.alone),
+    "empty": _without_options(transforms.empty),
+}
+FAST_CHECKS = ("constants", "primal", "cotangents", "formula", "linearity", "accuracy")
+# What is run at every point as well.
+VALUE_CHECKS = (
+    *("primal", "cotangents", "formula", "linearity"),
+    *("finite_differences", "kinks", "accuracy"),
+)
+
+
+def check_vjp(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    *,
+    reference: Callable[..., Any] | None = None,
+    order: int = 2,
+    points: Sequence[tuple[Any, ...]] = (),
+    stress: Sequence[float] = (1e2, 1e4),
+    seed: int = 0,
+    fast: bool = False,
+    sharding: bool = False,
+) -> Report:
+    """Verify the hand-written backward pass of a function, or of every rule inside it."""
+    _check_options(fn, args, order, points, stress, seed)
+    with _calm():
+        options = Options(reference, order, tuple(stress), int(seed), fast, sharding)
+        return _run(fn, args, points, options)
+
+
+def _check_options(fn: Any, args: Any, order: Any, points: Any, stress: Any, seed: Any) -> None:
+    if _compat.being_traced():
+        raise ValueError("check_vjp runs functions itself; call it outside jit, vmap and grad")
+    if not callable(fn):
+        raise TypeError(f"fn must be a function, got {type(fn).__name__}")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple of fn's arguments, got {type(args).__name__}")
+    if isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Warnings off, and JAX's strict modes too: what they would stop is judged here by its value."""
+    with (
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _run(
+    fn: Callable[..., Any], args: tuple[Any, ...], points: Sequence[tuple[Any, ...]], options: Options
+) -> Report:
+    subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
+    rows: list[Check] = []
+    for name, judge in CHECKS.items():
+        if any(row.status == "failed" for row in rows):
+            rows.append(Check(name, "skipped", (NOT_REACHED,)))
+        elif reason := _reason_to_skip(name, options):
+            rows.append(Check(name, "skipped", (reason,)))
+        else:
+            judged = subjects if name in VALUE_CHECKS else subjects[:1]
+            rows.append(_judged(name, judge, judged, options))
+    report = Report(_name(fn), subjects[0].call.describe(), tuple(rows))
+    if not report.passed:
+        raise RuleError(report)
+    return report
+
+
+def _reason_to_skip(name: str, options: Options) -> str:
+    if options.fast and name not in FAST_CHECKS:
+        return "fast=True"
+    if name == "second_order" and options.order < 2:
+        return "declared first-order only"
+    if name == "finite_differences" and options.reference is not None:
+        return "a reference was given, which need not be the slope of anything"
+    return ""
+
+
+def _judged(name: str, judge: Judge, subjects: Sequence[Subject], options: Options) -> Check:
+    """Run one check on the arguments and on every further point."""
+    warned: list[str] = []
+    remarks: list[str] = []
+    for subject in subjects:
+        notes = subject.notes
+        prefix = f"at {subject.label}: " if subject.label else ""
+        try:
+            judge(subject, options)
+        except Wrong as wrong:
+            return Check(name, "failed", (prefix + str(wrong),))
+        warned += [prefix + text for text in notes.warnings]
+        remarks += [prefix + text for text in notes.remarks]
+        notes.warnings.clear()
+        notes.remarks.clear()
+    return Check(name, "warned" if warned else "passed", tuple(warned or remarks))
+
+
+def _labelled(
+    args: tuple[Any, ...], points: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    yield "", args
+    for i, point in enumerate(points):
+        yield f"points[{i}]", point
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _subject(
+    fn: Callable[..., Any], args: tuple[Any, ...], options: Options, label: str
+) -> Subject:
+    call = make_call(fn, args)
+    if not call.diff:
+        raise ValueError("args hold no floating-point number, so there is nothing to differentiate")
+    call = _runnable(call)
+    if not twins.holds_rule(trace(call, call.fn, call.xs, call.zs)):
+        raise ValueError(
+            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to check"
+        )
+    reference = None
+    if options.reference is not None:
+        outputs = call.output_shapes(call.undecorated())
+        reference = make_reference(options.reference, call, outputs)
+    return Subject(call, reference, np.random.default_rng(options.seed), label)
+
+
+def _runnable(call: Call) -> Call:
+    """The call, with Python floats kept as they are if the function cannot take them as arrays.
+
+    Raises:
+        ValueError: the function does not run on these arguments.
+        RuleError: it does, but not with its rule.
+    """
+    try:
+        call.output_shapes(call.undecorated())
+    except Exception as error:
+        fixed = call.with_fixed_scalars()
+        with contextlib.suppress(Exception):
+            fixed.output_shapes(fixed.undecorated())
+            if fixed.diff:
+                return fixed
+        if is_rules_fault(error):
+            raise _rule_error(call, error) from error
+        raise ValueError(
+            f"{_name(call.fn)} does not run on these arguments: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        call.output_shapes(call.fn)
+    except Exception as error:
+        raise _rule_error(call, error) from error
+    return call
+
+
+def _rule_error(call: Call, error: Exception) -> RuleError:
+    """A report for a function that does not even run, because of its rule."""
+    text = explain_exception(error, "calling the function")
+    rows = [Check("constants", "skipped", (NOT_REACHED,)), Check("primal", "failed", (text,))]
+    rows += [Check(name, "skipped", (NOT_REACHED,)) for name in list(CHECKS)[2:]]
+    return RuleError(Report(_name(call.fn), call.describe(), tuple(rows)))

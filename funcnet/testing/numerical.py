@@ -1,0 +1,124 @@
+"""Checks 6 and 7: finite differences, and the convention at a kink."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from funcnet.testing import differences, explain
+from funcnet.testing.adjudicate import (
+    FINITE_DIFFERENCE_FACTOR,
+    FINITE_DIFFERENCE_TOLERANCE,
+    Finding,
+)
+from funcnet.testing.differences import Coordinate, Slopes
+from funcnet.testing.subject import Subject, Wrong
+
+# Elements per argument, and in all, at which differences are taken.
+SAMPLE = 24
+MOST_SAMPLES = 96
+
+
+def finite_differences(subject: Subject) -> None:
+    """6. Slopes of the undecorated function, per coordinate, a sample for each argument.
+
+    The formula has been found equal to autodiff's by now, so a difference here is no fault of the
+    rule: something in the function (a stop_gradient, a rounding step) keeps autodiff from its slope.
+    """
+    coordinates = _sample(subject)
+    rows = [0, 1]
+    with subject.wide():
+        cts = [array[rows] for array in subject.cts.arrays]
+        f = differences.contracted(subject.differentiated, subject.zs, cts)
+        found = differences.slopes(f, subject.xs64, coordinates, subject.eps)
+    kinks = 0
+    for i, coordinate in enumerate(coordinates):
+        for row in rows:
+            if found.kinked[i, row]:
+                kinks += row == 0
+            elif not _agrees(subject, coordinate, found, i, row):
+                subject.notes.warnings.append(_text(subject, coordinate, found.central[i, row]))
+                return
+    remark = f"{len(coordinates)} coordinates"
+    subject.notes.remarks.append(remark + (f", {kinks} at kinks" if kinks else ""))
+
+
+def _sample(subject: Subject) -> list[Coordinate]:
+    each = max(1, min(SAMPLE, MOST_SAMPLES // max(len(subject.xs), 1)))
+    leaves = list(range(len(subject.xs)))
+    if len(leaves) > MOST_SAMPLES:
+        leaves = sorted(subject.rng.choice(len(leaves), MOST_SAMPLES, replace=False).tolist())
+    coordinates: list[Coordinate] = []
+    for leaf in leaves:
+        x = subject.xs[leaf]
+        indices = np.arange(x.size)
+        if x.size > each:
+            indices = np.sort(subject.rng.choice(x.size, each, replace=False))
+        coordinates += differences.coordinates_of(leaf, indices.tolist(), x)
+    return coordinates
+
+
+def _answer(subject: Subject, coordinate: Coordinate, row: int) -> float:
+    value = subject.rule_rows.cotangents[coordinate.leaf][row].reshape(-1)[coordinate.index]
+    return float(np.real(1j * value if coordinate.imaginary else value))
+
+
+def _agrees(
+    subject: Subject, coordinate: Coordinate, found: Slopes, position: int, row: int
+) -> bool:
+    slope, error = found.central[position, row], found.central_error[position, row]
+    if not np.isfinite(error):
+        return True
+    answer = _answer(subject, coordinate, row)
+    size = abs(slope) + subject.scales[coordinate.leaf]
+    tolerance = FINITE_DIFFERENCE_FACTOR * error + FINITE_DIFFERENCE_TOLERANCE * size
+    return not abs(answer - slope) > tolerance
+
+
+def _text(subject: Subject, coordinate: Coordinate, slope: float) -> str:
+    name = element_name(subject, coordinate.leaf, coordinate.index)
+    answer = _answer(subject, coordinate, 0)
+    return (
+        f"at {name} the undecorated function's slope is {explain.number(slope)} by finite "
+        f"differences; the rule and {subject.source} agree on {explain.number(answer)}. A "
+        "stop_gradient or a step in the function would do this; the rule is not blamed"
+    )
+
+
+def element_name(subject: Subject, leaf: int, index: int) -> str:
+    """An element of an argument, as in `weight[2, 0]`."""
+    where = np.unravel_index(index, subject.xs[leaf].shape)
+    return subject.call.names[leaf] + (f"[{', '.join(str(int(i)) for i in where)}]" if where else "")
+
+
+def kinks(subject: Subject) -> None:
+    """7. At a kink the rule lies between the one-sided slopes."""
+    findings = subject.notes.findings
+    outside = [finding for finding in findings if finding.verdict == "outside"]
+    if outside:
+        raise Wrong(
+            _kink_text(subject, outside[0], len({f.case.index for f in outside}))
+            + "\n  the rule's value is not between the slopes on the two sides of the kink"
+        )
+    warn = subject.notes.warnings.append
+    for verdict, remark in (
+        ("kink", "both lie between the slopes on the two sides, but the conventions differ"),
+        ("twin", "finite differences agree with the rule, and autodiff is at fault"),
+        ("undecided", "the function has no finite slope there, so nothing was compared"),
+    ):
+        chosen = [finding for finding in findings if finding.verdict == verdict]
+        if chosen:
+            count = len({(f.case.leaf, f.case.index) for f in chosen})
+            warn(f"{_kink_text(subject, chosen[0], count)}\n  {remark}")
+
+
+def _kink_text(subject: Subject, finding: Finding, count: int) -> str:
+    case = finding.case
+    name = element_name(subject, case.leaf, case.index)
+    return (
+        f"{count} element{'s' if count > 1 else ''}, the first is {name} = "
+        f"{explain.number(subject.value(case.leaf, case.index))}, for "
+        f"{subject.cts.rows[case.row].label}:\n"
+        f"    the rule's value  {explain.number(case.got)}\n"
+        f"    autodiff's        {explain.number(case.expected)}\n"
+        f"    slopes            {explain.number(finding.low)} to {explain.number(finding.high)}"
+    )
