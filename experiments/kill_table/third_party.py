@@ -279,7 +279,9 @@ def _():
     return module.sqrt_with_finite_grads, (jnp.abs(numbers(4)) + 0.1,), {}
 
 
-@subject("tensorflow_probability", "math.hypergeometric.hyp2f1_small_argument", pip="tfp-nightly[jax]")
+@subject(
+    "tensorflow_probability", "math.hypergeometric.hyp2f1_small_argument", pip="tfp-nightly[jax]"
+)
 def _():
     module = load("tensorflow_probability.substrates.jax.math.hypergeometric")
 

@@ -119,7 +119,7 @@ def both_branches_count_at_zero(residuals, g):
     return (g * (x >= 0) + 0.25 * g * (x <= 0),)
 
 
-@wrong(jnp.abs, with_zeros, caught_by="kinks")
+@wrong(jnp.abs, with_zeros, caught_by="formula")
 def not_a_number_at_the_kink(residuals, g):
     """x/|x| for the sign: 0/0 at zero."""
     (x,) = residuals

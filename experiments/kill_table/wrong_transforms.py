@@ -30,34 +30,34 @@ def gradient_detached(residuals, g):
     return (g * jax.lax.stop_gradient(1 - jnp.tanh(x) ** 2),)
 
 
-@jax.custom_vjp
-def _decorated_in_fwd(x):
-    return jnp.sin(x)
+def _fwd_through_the_decorated(x):
+    return fwd_calls_the_decorated_function.fn(x), (x,)
 
 
-_decorated_in_fwd.defvjp(lambda x: (_decorated_in_fwd(x), x), lambda x, g: (g * jnp.cos(x),))
-
-
-@wrong_function(arrays("n"), caught_by="second_order", source="jax-ml/jax#16049")
-def fwd_calls_the_decorated_function(x):
-    """Forward mode then meets a custom_vjp, and jax.hessian raises."""
-    return _decorated_in_fwd(x)
-
-
-@jax.custom_vjp
-def _decorated_in_bwd(x):
-    return jnp.tanh(x)
-
-
-_decorated_in_bwd.defvjp(
-    lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - _decorated_in_bwd(x) ** 2),)
+@wrong(
+    jnp.sin,
+    arrays("n"),
+    caught_by="second_order",
+    fwd=_fwd_through_the_decorated,
+    source="jax-ml/jax#16049",
 )
+def fwd_calls_the_decorated_function(residuals, g):
+    """Forward mode then meets a custom_vjp, and jax.hessian raises."""
+    (x,) = residuals
+    return (g * jnp.cos(x),)
 
 
-@wrong_function(arrays("n"), caught_by="second_order")
-def bwd_calls_the_decorated_function(x):
+@wrong(jnp.tanh, arrays("n"), caught_by="second_order")
+def bwd_calls_the_decorated_function(residuals, g):
     """The backward pass is differentiable in reverse only."""
-    return _decorated_in_bwd(x)
+    (x,) = residuals
+    return (g * (1 - bwd_calls_the_decorated_function.fn(x) ** 2),)
+
+
+@wrong_function(arrays("n 3", "3 3"), caught_by="second_order")
+def layer_whose_rule_has_no_hessian(x, w):
+    """The same inside a larger function, where it is harder to see."""
+    return fwd_calls_the_decorated_function.fn(x @ w) ** 2
 
 
 _optimized = jax.custom_vjp(jnp.sin)
@@ -82,14 +82,14 @@ def closed_over_argument(x, w):
     return scaled(x)
 
 
-@wrong(jnp.abs, arrays("4"), caught_by="jit")
+@wrong(jnp.abs, arrays("4"), caught_by="cotangents")
 def python_if_on_a_value(residuals, g):
     """Works on values, not on tracers."""
     (x,) = residuals
     return (jnp.stack([g_i if x_i > 0 else -g_i for x_i, g_i in zip(x, g, strict=True)]),)
 
 
-@wrong(jnp.sin, arrays("n"), caught_by="jit")
+@wrong(jnp.sin, arrays("n"), caught_by="cotangents")
 def numpy_in_the_backward_pass(residuals, g):
     """NumPy needs values, and takes none from a tracer."""
     (x,) = residuals
@@ -141,33 +141,12 @@ def residual_kept_in_a_global(residuals, g):
 _CALLS = {"count": 0}
 
 
-@wrong(jnp.sin, arrays("n"), caught_by="repeat")
+@wrong(jnp.sin, arrays("n"), caught_by="repeat", dtypes=("float64",))
 def backward_pass_that_counts(residuals, g):
     """Every call's answer is a little larger than the last one's."""
     (x,) = residuals
     _CALLS["count"] += 1
-    return (g * jnp.cos(x) * (1 + 1e-13 * _CALLS["count"]),)
-
-
-_MASKS = {}
-
-
-def _cached_mask(n, dtype):
-    if (n, dtype) not in _MASKS:
-        _MASKS[n, dtype] = jnp.tril(jnp.ones((n, n), dtype))
-    return _MASKS[n, dtype]
-
-
-def running_sum(x):
-    """Of (n,)."""
-    return jnp.cumsum(x)
-
-
-@wrong(running_sum, arrays("n"), caught_by="jit")
-def cache_filled_while_tracing(residuals, g):
-    """A module-level cache keeps an array made under jit: the next trace finds a dead tracer."""
-    (x,) = residuals
-    return (g @ _cached_mask(len(x), x.dtype),)
+    return (g * jnp.cos(x) * (1 + 1e-12 * _CALLS["count"]),)
 
 
 def _host_product(x, g):
