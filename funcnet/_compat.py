@@ -1,4 +1,4 @@
-"""Whatever depends on JAX's version lives here, and nowhere else."""
+"""Everything that differs between the JAX versions funcnet supports (0.10.2 to 0.12)."""
 
 from __future__ import annotations
 
@@ -62,3 +62,9 @@ def rule_functions(rule: Any) -> tuple[Callable | None, Callable | None]:
     if any(getattr(rule, name, False) for name in special):
         return None, None
     return getattr(rule, "fwd", None), getattr(rule, "bwd", None)
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+    """The mesh axes over which `x` differs inside `shard_map`; empty outside of one."""
+    # 0.9 and earlier called this `typeof(x).vma`.
+    return jax.typeof(x).manual_axis_type.varying

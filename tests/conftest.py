@@ -3,10 +3,14 @@
 import importlib.util
 import os
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A busy machine is no failure.
+hypothesis.settings.register_profile("funcnet", deadline=None)
+hypothesis.settings.load_profile("funcnet")
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""Run an experiment: python -m experiments NAME [options]; --help after the name lists them."""
+
+import importlib
+import sys
+
+import tyro
+
+from funcnet.errors import FuncnetError
+
+NAMES = {
+    "disk": "the paper's toy problem: Table I and Figures 1 to 3",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one experiment; return the exit code."""
+    name = arguments[0] if arguments else "--help"
+    if name not in NAMES:
+        listed = "\n".join(f"  {name:<12} {what}" for name, what in NAMES.items())
+        usage = f"usage: python -m experiments NAME [options]\n\n{listed}"
+        if name in ("-h", "--help"):
+            print(usage)
+            return 0
+        print(f"no experiment is called {name!r}\n\n{usage}", file=sys.stderr)
+        return 2
+    experiment = importlib.import_module(f"experiments.{name}")
+    config = tyro.cli(
+        experiment.Config,
+        prog=f"python -m experiments {name}",
+        description=experiment.__doc__,
+        args=arguments[1:],
+    )
+    try:
+        experiment.main(config)
+    except (FuncnetError, OSError, ModuleNotFoundError) as error:
+        # What the user can mend gets a sentence; a traceback is for bugs.
+        print(f"python -m experiments {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

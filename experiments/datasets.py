@@ -1,0 +1,207 @@
+"""MNIST and Fashion-MNIST, checked before use and downloaded only when no copy is at hand.
+
+`load` takes the four files from the first of these places that has them:
+
+1. the folder given (the option `--data-dir`), and then from nowhere else;
+2. the system's data sets, `/usr/share/datasets/<set>`: Debian's package `dataset-fashion-mnist`;
+3. the files shipped with the experiments: MNIST only;
+4. the user's cache, `$XDG_CACHE_HOME/funcnet` or `~/.cache/funcnet`, downloaded when it lacks one.
+
+Wherever a file comes from, it must have the official one's checksum. That is taken of the
+uncompressed bytes, for most copies in circulation have been compressed again.
+"""
+
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import idx
+from experiments.download import fetch
+from funcnet._files import write_atomically
+
+SYSTEM = Path("/usr/share/datasets")
+SHIPPED = Path(__file__).parent / "data"
+
+
+class Split(NamedTuple):
+    """Training or test data: a pair of arrays, as `funcnet.fit` takes."""
+
+    images: np.ndarray
+    """uint8 of shape (examples, 28, 28), 0 the background."""
+    labels: np.ndarray
+    """uint8 of shape (examples,), 0 to 9."""
+
+
+class File(NamedTuple):
+    """One of the four files of a data set."""
+
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+    """Of the uncompressed bytes."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set before it is read."""
+
+    title: str
+    folder: str
+    url: str
+    """Folder of the compressed files; https."""
+    class_names: tuple[str, ...]
+    checksums: tuple[str, str, str, str]
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """Training images and labels, then test images and labels."""
+        return tuple(
+            File(name, shape, sha256)
+            for (name, shape), sha256 in zip(_FILES.items(), self.checksums, strict=True)
+        )
+
+
+_FILES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+
+DATA_SETS = {
+    "mnist": DataSet(
+        title="MNIST",
+        folder="mnist",
+        url="https://storage.googleapis.com/cvdf-datasets/mnist/",
+        class_names=tuple("0123456789"),
+        checksums=(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion": DataSet(
+        title="Fashion-MNIST",
+        folder="fashion-mnist",
+        url="https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        class_names=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        checksums=(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+}
+
+
+def load(
+    name: str = "mnist", data_dir: str | os.PathLike[str] | None = None
+) -> tuple[Split, Split]:
+    """Return the official training and test data of a data set, as read-only arrays.
+
+    Args:
+        name: "mnist" or "fashion".
+        data_dir: folder with the four files, compressed or not; None searches the other places
+            listed above.
+
+    Returns:
+        60,000 training and 10,000 test examples.
+
+    Raises:
+        ValueError: the name is unknown, or a file is not the official one (`idx.IDXError`).
+        OSError: a file is missing from `data_dir`, can't be read, or can't be downloaded.
+    """
+    if name not in DATA_SETS:
+        raise ValueError(f"data set: expected one of {list(DATA_SETS)}, got {name!r}")
+    data_set = DATA_SETS[name]
+    folder = _find(data_set) if data_dir is None else Path(data_dir)
+    arrays = [_read(folder, file) for file in data_set.files]
+    return Split(arrays[0], arrays[1]), Split(arrays[2], arrays[3])
+
+
+def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale images by one mean and one standard deviation, both of the training images.
+
+    Args:
+        train: training images, any shape.
+        test: test images, any shape.
+
+    Returns:
+        float32 arrays of the same shapes; the training images have mean 0 and standard deviation 1.
+
+    Raises:
+        ValueError: the training images are empty or all pixels are the same.
+    """
+    deviation = train.std() if train.size else 0.0
+    if deviation == 0:
+        raise ValueError("training images: expected at least two different pixel values")
+    mean, scale = np.float32(train.mean()), np.float32(1 / deviation)
+    return (train.astype(np.float32) - mean) * scale, (test.astype(np.float32) - mean) * scale
+
+
+def _read(folder: Path, file: File) -> np.ndarray:
+    for path in (folder / f"{file.name}.gz", folder / file.name):
+        if path.exists():
+            with path.open("rb") as stream:
+                return idx.read(stream, str(path), file.shape, file.sha256)
+    raise FileNotFoundError(
+        f"{folder}: neither {file.name}.gz nor {file.name} is there; the folder must hold the four "
+        f"files {', '.join(_FILES)}, compressed or not"
+    )
+
+
+def _find(data_set: DataSet) -> Path:
+    """Return the first folder with all four files, the last being the cache, filled up first."""
+    for parent in (SYSTEM, SHIPPED):
+        folder = parent / data_set.folder
+        if not _missing(folder, data_set):
+            return folder
+    folder = cache_folder() / data_set.folder
+    for file in _missing(folder, data_set):
+        _download(f"{data_set.url}{file.name}.gz", file, folder)
+    return folder
+
+
+def _missing(folder: Path, data_set: DataSet) -> list[File]:
+    there = {path.name.removesuffix(".gz") for path in folder.iterdir()} if folder.is_dir() else ()
+    return [file for file in data_set.files if file.name not in there]
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: `$XDG_CACHE_HOME/funcnet`, by default `~/.cache/funcnet`."""
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification says to pass over relative paths; what is not set counts as one.
+    return (configured if configured.is_absolute() else Path.home() / ".cache") / "funcnet"
+
+
+def _download(url: str, file: File, folder: Path) -> None:
+    """Fetch one file into a folder, where it appears complete and checked or not at all."""
+    # gzip adds a few bytes to what it can't compress; anything longer is not the file.
+    try:
+        data = fetch(url, limit=math.prod(file.shape) + 65_536)
+    except OSError as error:
+        raise OSError(
+            f"{error}; check the network, or get the four files elsewhere and give their folder "
+            "with --data-dir"
+        ) from error
+    idx.read(io.BytesIO(data), url, file.shape, file.sha256)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{file.name}.gz", data)

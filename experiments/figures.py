@@ -1,0 +1,227 @@
+"""The experiments' figures: each function returns a matplotlib Figure, `save` writes it.
+
+Figures are built without pyplot, which keeps global state and may look for a display. The colours
+are Okabe and Ito's, which people with any colour vision can tell apart; classes differ in their
+markers as well, curves in their dashes.
+"""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funcnet._files import write_atomically
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Circle, Patch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the figures need matplotlib: pip install 'funcnet[plots]'", name=error.name
+    ) from error
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", "-.", ":")
+_OUTSIDE, _INSIDE = _COLOURS[:2]
+_OUTSIDE_TINT, _INSIDE_TINT = "#CFE4F2", "#FBDCC5"
+_DOTS_PER_INCH = 150
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG, atomically; the same figure gives the same bytes.
+
+    Args:
+        figure: what one of the functions below returned.
+        path: the file; its folder must exist.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    image = io.BytesIO()
+    # matplotlib's own note of its version is left out, as it would change the file.
+    figure.savefig(image, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    write_atomically(Path(path), image.getvalue())
+
+
+def points(x: np.ndarray, y: np.ndarray, radius: float) -> Figure:
+    """Draw labelled points and the circle that labels them: the paper's Figure 1.
+
+    Args:
+        x: points in [-1, 1]², shape (examples, 2).
+        y: labels, 1 inside the circle, else 0, shape (examples,).
+        radius: of the circle around the origin.
+    """
+    figure, axes = _square(f"{len(x):,} points, {100 * np.mean(y):.1f} % of them inside the circle")
+    handles = [*_scatter(axes, x, y), _circle(axes, radius)]
+    _legend_below(figure, handles)
+    return figure
+
+
+def decision_regions(
+    predict: Callable[[np.ndarray], Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    radius: float,
+    title: str,
+    resolution: int = 500,
+) -> Figure:
+    """Draw what a classifier says over the square: the paper's Figures 2 and 3.
+
+    Args:
+        predict: takes points of shape (many, 2), float32, and returns labels 0 or 1 of shape
+            (many,).
+        x: points to draw over the regions, shape (examples, 2).
+        y: their labels, 0 or 1, shape (examples,). Those that differ from the prediction are
+            ringed.
+        radius: of the true circle around the origin, drawn for comparison.
+        title: names the classifier and its accuracy.
+        resolution: points of the grid along each side.
+    """
+    figure, axes = _square(title)
+    # The middle of each pixel: imshow's extent is the pixels' outer edges.
+    side = (2 * np.arange(resolution, dtype=np.float32) + 1) / resolution - 1
+    grid = np.stack(np.meshgrid(side, side), axis=-1)  # (resolution, resolution, 2), rows along x2
+    tints = ListedColormap([_OUTSIDE_TINT, _INSIDE_TINT])
+    regions = np.asarray(predict(grid.reshape(-1, 2))).reshape(resolution, resolution)
+    axes.imshow(
+        regions, cmap=tints, vmin=0, vmax=1, extent=(-1, 1, -1, 1), origin="lower", zorder=0
+    )
+    handles = [*_scatter(axes, x, y), _circle(axes, radius)]
+    handles.append(Patch(color=_INSIDE_TINT, label="predicted 1"))
+    wrong = np.asarray(predict(x.astype(np.float32))) != y
+    ring = {"marker": "o", "s": 70, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+    handles.append(axes.scatter(*x[wrong].T, label=f"misclassified ({wrong.sum()})", **ring))
+    _legend_below(figure, handles)
+    return figure
+
+
+def curves(series: Mapping[str, np.ndarray], quantity: str, *, log: bool = False) -> Figure:
+    """Draw a quantity over the epochs: the mean over the seeds in a band that holds them all.
+
+    Args:
+        series: for each label an array of shape (seeds, epochs). Values that are not finite, as
+            after a divergence, are left out.
+        quantity: what it is, for the axis and the title: "training loss".
+        log: a logarithmic axis; every value must be positive then.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, values) in enumerate(series.items()):
+        colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+        finite = np.ma.masked_invalid(values)
+        epochs = np.arange(1, finite.shape[1] + 1)
+        seeds = f"{len(finite)} seeds" if len(finite) > 1 else "1 seed"
+        axes.plot(epochs, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
+        axes.fill_between(epochs, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
+    axes.set(xlabel="epoch", ylabel=quantity, title=f"{quantity}: mean and range over the seeds")
+    if log:
+        axes.set_yscale("log")
+    axes.margins(x=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix with its counts, shaded by their share of the row.
+
+    Args:
+        matrix: counts of shape (classes, classes); rows are true classes, columns predicted ones.
+        class_names: in the order of the rows.
+    """
+    figure = Figure(figsize=(7.5, 7), layout="constrained")
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    # The square root lets the few errors show beside the many right answers.
+    shade = np.sqrt(share)
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(matrix.shape):
+        colour = "white" if shade[row, column] > 0.6 else "black"
+        text = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
+        axes.text(column, row, f"{matrix[row, column]}", **text)
+    ticks = range(len(class_names))
+    rotation = 45 if max(map(len, class_names)) > 2 else 0
+    axes.set_xticks(ticks, class_names, rotation=rotation, ha="right" if rotation else "center")
+    axes.set_yticks(ticks, class_names)
+    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+    axes.set(
+        xlabel="predicted class",
+        ylabel="true class",
+        title=f"accuracy {100 * accuracy:.2f} % on {matrix.sum():,} images",
+    )
+    return figure
+
+
+def misread(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    rows: int = 4,
+    columns: int = 6,
+) -> Figure:
+    """Draw the images that a classifier got wrong with the most confidence, worst first.
+
+    Args:
+        images: shape (examples, height, width).
+        labels: true classes, integers of shape (examples,).
+        probabilities: what the classifier gave each class, shape (examples, classes).
+        class_names: in the order of the classes.
+        rows: of pictures, at most.
+        columns: of pictures.
+    """
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    wrong = np.flatnonzero(predicted != labels)
+    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][: rows * columns]
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(1.5 * columns, 1.9 * rows + 0.6), layout="constrained")
+    figure.suptitle(f"{len(wrong):,} of {len(images):,} images misread, the most confident first")
+    for place, i in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, columns, place, xticks=[], yticks=[])
+        axes.imshow(images[i], cmap="gray_r")
+        axes.set_title(
+            f"{class_names[int(labels[i])]}, read as\n{class_names[int(predicted[i])]} "
+            f"({_percent(confidence[i])})",
+            fontsize=9,
+        )
+        axes.set_xlabel(f"image {i}", fontsize=8)
+    return figure
+
+
+def _percent(probability: float) -> str:
+    """Return a percentage that never claims certainty by rounding."""
+    return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
+
+
+def _square(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6, 6.4), layout="constrained")
+    ticks = np.linspace(-1, 1, 5)
+    axes = figure.add_subplot(xlim=(-1, 1), ylim=(-1, 1), xticks=ticks, yticks=ticks)
+    axes.set(xlabel="$x_1$", ylabel="$x_2$")
+    axes.set_aspect("equal")
+    axes.set_title(title)
+    return figure, axes
+
+
+def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray) -> list[Any]:
+    styles = {0: ("o", 9, _OUTSIDE), 1: ("x", 22, _INSIDE)}
+    return [
+        axes.scatter(*x[y == label].T, s=size, color=colour, marker=marker, label=f"label {label}")
+        for label, (marker, size, colour) in styles.items()
+    ]
+
+
+def _circle(axes: Axes, radius: float) -> Line2D:
+    axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="black", linestyle="--", lw=1.5))
+    return Line2D([], [], color="black", linestyle="--", label="true circle")
+
+
+def _legend_below(figure: Figure, handles: list[Any]) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

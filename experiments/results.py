@@ -1,0 +1,178 @@
+"""A run's folder and the `results.json` in it.
+
+`results.json` is {"config": {...}, "versions": {...}, "runs": [{...}, ...]}; the fields of `Run`
+are the keys of a run. It is written atomically, so that whoever reads it while a run goes on, or
+after one was killed, finds the last complete state.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import funcnet
+from funcnet._files import write_atomically
+
+FILE_NAME = "results.json"
+
+
+class ResultsError(OSError):
+    """A results folder that can't be used: the user's to mend, not a bug."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one seed's training came to. Accuracies and F1 are fractions in [0, 1]."""
+
+    framework: str
+    """"funcnet" or "torch"."""
+    loss: str
+    """"mse" or "cross_entropy"."""
+    seed: int
+    accuracy_train: float
+    accuracy_test: float
+    seconds: float
+    """One seed's training, measured alone: this seed's, or that of the first for all of them."""
+    compile_seconds: float
+    """Before that, not part of `seconds`."""
+    f1_train: float | None = None
+    """None where F1 means nothing: ten classes. Left out of the file then."""
+    f1_test: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The content of `results.json`."""
+
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+
+def prepare_out(path: str | os.PathLike[str]) -> Path:
+    """Make sure, before hours are spent, that results can be written to a folder.
+
+    Args:
+        path: the folder; created with its parents. It may hold other files, and the results of an
+            earlier run, which the next write replaces.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ResultsError: a file is in the way, the folder can't be created or written, or it holds a
+            `results.json` that is no results file and must not be overwritten.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions don't tell: root has them all, and the disk may still be read-only or full.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\x00" * 4096)
+    except (FileExistsError, NotADirectoryError) as error:
+        blocking = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+        raise ResultsError(
+            f"--out {folder}: {blocking} is a file, not a folder; choose another folder"
+        ) from error
+    except OSError as error:
+        raise ResultsError(
+            f"--out {folder}: cannot be written ({error.strerror}); choose a folder that can"
+        ) from error
+    if (folder / FILE_NAME).exists():
+        read(folder)
+    return folder
+
+
+def write(folder: Path, config: Mapping[str, Any], runs: Iterable[Run]) -> None:
+    """Write `results.json`, replacing the one that is there.
+
+    Args:
+        folder: an existing folder, see `prepare_out`.
+        config: the options of the run, as JSON values and paths.
+        runs: the runs finished so far.
+
+    Raises:
+        OSError: it can't be written; the old file is unchanged.
+        TypeError: `config` holds something that JSON can't.
+        ValueError: a number is not finite.
+    """
+    content = {"config": config, "versions": versions(), "runs": [_record(run) for run in runs]}
+    text = json.dumps(content, indent=2, allow_nan=False, default=os.fspath)
+    write_atomically(folder / FILE_NAME, f"{text}\n".encode())
+
+
+def read(folder: Path) -> Results:
+    """Return what `write` wrote.
+
+    Args:
+        folder: a run's folder.
+
+    Raises:
+        ResultsError: there is no `results.json`, it can't be read, or it is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        return Results(content["config"], content["versions"], _runs(content["runs"]))
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultsError(
+            f"{path}: damaged, or not written by this program "
+            f"({type(error).__name__}: {error}); move it away or choose another folder"
+        ) from error
+
+
+def versions() -> dict[str, str | int]:
+    """Return what a result may depend on beside the configuration: software and machine."""
+    found: dict[str, str | int] = {
+        "funcnet": funcnet.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")},
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "device": jax.devices()[0].device_kind,
+    }
+    # Asked for only if it took part: importing it takes seconds.
+    if "torch" in sys.modules:
+        found["torch"] = sys.modules["torch"].__version__
+    return found
+
+
+def _record(run: Run) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(run).items() if v is not None}
+
+
+def _runs(records: Any) -> tuple[Run, ...]:
+    runs = tuple(Run(**record) for record in records)
+    for run in runs:
+        for name, value in _record(run).items():
+            expected = str if name in ("framework", "loss") else (int, float)
+            if not isinstance(value, expected):
+                raise TypeError(f"{name} is {value!r}")
+    return runs
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,32 @@
+"""Checks that run while a function is traced: they cost nothing in the compiled program."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from funcnet.errors import DtypeError, ShapeError
+
+
+def require_floating(function: str, **arrays: Any) -> None:
+    """Raise DtypeError unless every named argument is an array of a real floating dtype."""
+    for name, array in arrays.items():
+        if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+            raise DtypeError(
+                f"{function}: {name} is {type(array).__name__}, expected an array; "
+                f"convert it with jnp.asarray"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise DtypeError(
+                f"{function}: {name} is {array.dtype}{list(array.shape)}, expected floating "
+                f"point; convert it, for example with {name}.astype(jnp.float32)"
+            )
+
+
+def require_same_shape(function: str, **arrays: Any) -> None:
+    """Raise ShapeError unless the two named arrays have one shape: nothing is broadcast."""
+    (first, a), (second, b) = arrays.items()
+    if a.shape != b.shape:
+        raise ShapeError(
+            f"{function}: {first} has shape {a.shape} and {second} has shape {b.shape}, "
+            f"expected the same; reshape one of them: nothing is broadcast"
+        )

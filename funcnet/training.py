@@ -1,0 +1,420 @@
+"""Training: mini-batch descent as one compiled program.
+
+`Trainer` is the pure part: many epochs of shuffling, gradients and updates are one XLA program,
+which may itself be jitted, mapped or continued. `fit`, in fitting.py, is the part for people.
+
+The program is a loop over epochs around a loop over batches. The number of epochs is an argument
+of the compiled program, not a constant in it, so that any split of a run executes the same
+instructions and gives the same bits.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.core import Tracer
+
+from funcnet import _data, shuffle
+from funcnet._checks import (
+    require_floating_dtype,
+    require_int,
+    require_key,
+    require_loss,
+    require_positive_int,
+)
+from funcnet.errors import ConfigError, DtypeError, ParamsError, ShapeError
+from funcnet.layers import Module, Params, State, as_pair, require_module
+
+Data = tuple[Any, Any]
+
+PREDICT_BATCH = 1000
+
+
+class TrainState(NamedTuple):
+    """All that changes during training: one pytree.
+
+    Attributes:
+        params: the model's parameters.
+        state: the model's state.
+        opt_state: the optimizer's state.
+        key: typed scalar key; epoch e draws from fold_in(key, e).
+        epoch: () int32, how many epochs have been trained.
+    """
+
+    params: Params
+    state: State
+    opt_state: Any
+    key: Array
+    epoch: Array
+
+
+class Watch(NamedTuple):
+    """What early stopping remembers of the validation loss."""
+
+    best: TrainState
+    best_loss: Array  # ()
+    patience: Array  # () int32
+
+
+class Progress(NamedTuple):
+    """The carry of the loop over epochs."""
+
+    run: TrainState
+    done: Array  # () int32: epochs of this history so far
+    diverged_at: Array  # () int32, -1 while all is finite
+    loss: Array  # (epochs,)
+    validation_loss: Array | None  # (epochs,)
+    watch: Watch | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A model, a loss, an optimizer and a batch size: all that stays fixed during training.
+
+    Args:
+        model: a `Module`.
+        loss: maps (prediction, target) to a scalar.
+        optimizer: an optax transformation. One that takes extra arguments gets `value`, `grad`
+            and `value_fn` of the current batch.
+        batch_size: examples a step, at least 1; more than there are means all of them.
+
+    Raises:
+        ConfigError: one of these is something else, or not hashable.
+    """
+
+    model: Module
+    loss: Callable[[Array, Array], Array]
+    optimizer: optax.GradientTransformation
+    batch_size: int = 100
+
+    def __post_init__(self):
+        require_module(self.model)
+        require_loss(self.loss)
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ConfigError(
+                f"optimizer is {self.optimizer!r}, expected an optax transformation such as "
+                f"optax.sgd(0.03)"
+            )
+        object.__setattr__(self, "batch_size", require_positive_int("batch_size", self.batch_size))
+        for name in ("model", "loss"):
+            try:
+                hash(getattr(self, name))
+            except TypeError as error:
+                raise ConfigError(
+                    f"{name} is not hashable ({error}); its fields hold sizes and options, no "
+                    f"arrays: use tuples of numbers"
+                ) from None
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> TrainState:
+        """The state before the first epoch, drawn with `key`.
+
+        Args:
+            key: typed scalar key; parameters draw from fold_in(key, -1 as uint32).
+            dtype: floating dtype of the parameters.
+        """
+        require_key(key)
+        return _init(self, key, np.dtype(require_floating_dtype(dtype)))
+
+    def run(self, run: TrainState, data: Data, epochs: int) -> tuple[TrainState, dict[str, Array]]:
+        """Train for some epochs. A pure function: `run` stays usable, nothing is raised midway.
+
+        Each epoch visits every example once, in a fresh order; a last, smaller batch is trained
+        on. At the first non-finite loss or parameter nothing is updated any more: the state
+        returned is the one before that epoch.
+
+        Args:
+            run: as `init` made it or an earlier call returned it.
+            data: (x, y), arrays of the same first axis, the examples. Floating arrays are cast
+                to the dtype of the parameters.
+            epochs: how many, a static integer >= 0.
+
+        Returns:
+            The state after them, and the history: "loss" (epochs,), the mean over the examples
+            as they were seen, NaN from a divergence on; "diverged_at" () int32, -1 or the epoch
+            in which the first non-finite number appeared.
+
+        Raises:
+            ShapeError, DtypeError, ConfigError, ParamsError: before anything runs.
+        """
+        epochs = require_epochs(epochs)
+        _require_run(self, run)
+        data = _data.as_arrays("data", data, dtype_of(run.params))
+        progress = _train(self, start(run, epochs), data, None, epochs)
+        return progress.run, {"loss": progress.loss, "diverged_at": progress.diverged_at}
+
+    def evaluate(self, params: Params, state: State, data: Data) -> Array:
+        """Mean loss over the examples, in the order given, not training.
+
+        Args:
+            params: the model's parameters.
+            state: the model's state.
+            data: (x, y), as for `run`.
+
+        Returns:
+            () in at least float32.
+        """
+        return _evaluate(self, params, state, _data.as_arrays("data", data, dtype_of(params)))
+
+    def predict(self, params: Params, state: State, x: Any) -> Array:
+        """The model's output for all of x, computed in batches.
+
+        Args:
+            params: the model's parameters.
+            state: the model's state.
+            x: (examples, ...), cast to the dtype of the parameters if floating.
+
+        Returns:
+            (examples, ...), what the model returns: for a classifier the logits.
+        """
+        x = _data.as_array("x", x, dtype_of(params))
+        batches = range(0, max(len(x), 1), PREDICT_BATCH)
+        outputs = [_apply(self.model, params, state, x[i : i + PREDICT_BATCH]) for i in batches]
+        return jnp.concatenate(outputs)
+
+
+def epoch_order(key: Array, epoch: Any, examples: int) -> Array:
+    """The order in which an epoch visits the examples.
+
+    Args:
+        key: the run's key.
+        epoch: which epoch, counted from 0.
+        examples: how many there are.
+
+    Returns:
+        (examples,) int32; batch i takes the entries from i * batch_size on.
+    """
+    return shuffle.permutation(jax.random.fold_in(_epoch_key(key, epoch), 0), examples)
+
+
+def _epoch_key(key, epoch):
+    return jax.random.fold_in(key, epoch)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _init(trainer, key, dtype):
+    params, state = as_pair(trainer.model, "init", trainer.model.init(key, dtype))
+    return TrainState(params, state, trainer.optimizer.init(params), key, jnp.int32(0))
+
+
+def start(run: TrainState, epochs: int, validated: bool = False, patience: int | None = None):
+    """The carry before the first epoch of a history of `epochs`."""
+    dtype = _loss_dtype(run.params)
+    unseen = jnp.full((epochs,), jnp.nan, dtype)
+    watch = None
+    if patience is not None:
+        # Copies, since fit donates the carry, and a buffer can be donated once.
+        best = jax.tree.map(jnp.copy, run)
+        watch = Watch(best, jnp.asarray(jnp.inf, dtype), jnp.int32(min(patience, epochs)))
+    return Progress(
+        run,
+        done=jnp.int32(0),
+        diverged_at=jnp.int32(-1),
+        loss=unseen,
+        validation_loss=unseen.copy() if validated else None,
+        watch=watch,
+    )
+
+
+def _train_epochs(trainer, progress, data, validation, until):
+    """Train until `until` epochs of the history are done, diverged or stopped early."""
+    _require_opt_state(trainer, progress.run)
+    # Hidden from XLA: a program that knew the number of epochs could round differently.
+    until = jax.lax.optimization_barrier(jnp.int32(until))
+
+    def unfinished(progress):
+        going = (progress.done < until) & (progress.diverged_at < 0)
+        watch = progress.watch
+        if watch is not None:
+            going &= progress.run.epoch - watch.best.epoch < watch.patience
+        return going
+
+    return jax.lax.while_loop(
+        unfinished, lambda progress: _advance(trainer, progress, data, validation), progress
+    )
+
+
+_train = jax.jit(_train_epochs, static_argnums=0)
+train_donating = jax.jit(_train_epochs, static_argnums=0, donate_argnums=1)
+
+
+def _advance(trainer, progress, data, validation):
+    """One epoch, kept only if all of it is finite."""
+    before = progress.run
+    after, loss = _epoch(trainer, before, *data)
+    finite = jnp.isfinite(loss)
+    for leaf in jax.tree.leaves(after.params):
+        finite &= jnp.isfinite(leaf).all()
+    run = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    progress = progress._replace(
+        run=run,
+        diverged_at=jnp.where(finite, -1, before.epoch),
+        loss=progress.loss.at[progress.done].set(jnp.where(finite, loss, jnp.nan)),
+        done=progress.done + finite,
+    )
+    return progress if validation is None else _validated(trainer, progress, validation, finite)
+
+
+def _validated(trainer, progress, validation, finite):
+    """Record the validation loss of the epoch just trained; remember the best one's run."""
+    run, watch = progress.run, progress.watch
+    loss = _evaluate_batches(trainer, run.params, run.state, validation)
+    # After a divergence, `done` stands on the epoch that was not kept: its entry stays NaN.
+    at = progress.done - finite
+    recorded = progress.validation_loss.at[at].set(jnp.where(finite, loss, jnp.nan))
+    if watch is not None:
+        better = finite & (loss < watch.best_loss)
+        watch = watch._replace(
+            best=jax.tree.map(lambda new, old: jnp.where(better, new, old), run, watch.best),
+            best_loss=jnp.where(better, loss, watch.best_loss),
+        )
+    return progress._replace(validation_loss=recorded, watch=watch)
+
+
+def _epoch(trainer, run, x, y):
+    """Every example once, in batches: the run after it and the mean loss, ()."""
+    n = len(x)
+    size = min(trainer.batch_size, n)
+    full = n // size
+    order = epoch_order(run.key, run.epoch, n)
+    layer_key = jax.random.fold_in(_epoch_key(run.key, run.epoch), 1)
+
+    def step(run, batch):
+        number, indices = batch
+        key = jax.random.fold_in(layer_key, number)
+        return _step(trainer, run, _take(x, indices), _take(y, indices), key)
+
+    batches = (jnp.arange(full), order[: full * size].reshape(full, size))
+    run, losses = jax.lax.scan(step, run, batches)
+    total = losses.sum() * size
+    if n > full * size:
+        run, loss = step(run, (full, order[full * size :]))
+        total += loss * (n - full * size)
+    return run._replace(epoch=run.epoch + 1), total / n
+
+
+def _step(trainer, run, x, y, key):
+    """One update on one batch: the run after it and the loss before it, ()."""
+
+    def loss_of(params):
+        return loss_and_state(trainer, params, run.state, x, y, key)
+
+    (loss, state), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    updates, opt_state = optax.with_extra_args_support(trainer.optimizer).update(
+        gradient,
+        run.opt_state,
+        run.params,
+        value=loss,
+        grad=gradient,
+        value_fn=lambda params: loss_of(params)[0],
+    )
+    params = optax.apply_updates(run.params, updates)
+    run = run._replace(params=params, state=state, opt_state=opt_state)
+    return run, loss.astype(_loss_dtype(params))
+
+
+def loss_and_state(trainer, params, state, x, y, key):
+    """The training loss of one batch, (), and the model's next state."""
+    output = trainer.model.apply(params, state, x, key=key, train=True)
+    prediction, after = as_pair(trainer.model, "apply", output)
+    if _outline(after) != _outline(state):
+        raise ParamsError(
+            f"the model's state changed from {_outline(state)} to {_outline(after)}, expected the "
+            f"same shapes and dtypes; convert them in the layer's apply"
+        )
+    return _batch_loss(trainer, prediction, y), after
+
+
+def _batch_loss(trainer, prediction, y):
+    loss = trainer.loss(prediction, y)
+    if not isinstance(loss, Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
+        what = _outline(loss) if isinstance(loss, Array) else type(loss).__name__
+        raise DtypeError(f"the loss of a batch is {what}, expected one floating number, an array")
+    if loss.shape != ():
+        raise ShapeError(
+            f"the loss of a batch has shape {loss.shape}, expected one number, (); use "
+            f"reduction='mean' or 'sum'"
+        )
+    return loss
+
+
+def _take(array, indices):
+    return array.at[indices].get(mode="promise_in_bounds", unique_indices=True)
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply(model, params, state, x):
+    return model.apply(params, state, x, key=None, train=False)[0]
+
+
+def _evaluate_batches(trainer, params, state, data):
+    x, y = data
+    size = min(trainer.batch_size, len(x))
+    full = len(x) // size
+
+    def loss_of(x, y):
+        prediction, _ = trainer.model.apply(params, state, x, key=None, train=False)
+        return _batch_loss(trainer, prediction, y).astype(_loss_dtype(params)) * len(x)
+
+    split = [a[: full * size].reshape(full, size, *a.shape[1:]) for a in data]
+    total = jax.lax.map(lambda batch: loss_of(*batch), split).sum()
+    if len(x) > full * size:
+        total += loss_of(x[full * size :], y[full * size :])
+    return total / len(x)
+
+
+_evaluate = jax.jit(_evaluate_batches, static_argnums=0)
+
+
+def require_epochs(epochs: Any) -> int:
+    """Raise ConfigError unless `epochs` is an integer >= 0, known while tracing."""
+    if isinstance(epochs, Tracer):
+        raise ConfigError("epochs is traced, expected a static integer; name it in static_argnames")
+    number = require_int("epochs", epochs)
+    if not 0 <= number < 2**31:
+        raise ConfigError(f"epochs is {number}, expected 0 to 2**31 - 1")
+    return number
+
+
+def _require_run(trainer, run):
+    """Raise unless `run` is a TrainState whose optimizer state this optimizer could have made."""
+    if not isinstance(run, TrainState):
+        raise DtypeError(
+            f"run is {type(run).__name__}, expected a TrainState; make one with trainer.init(key)"
+        )
+    require_key(run.key)
+    if _outline(run.epoch) != "int32[]":
+        raise ParamsError(f"run.epoch is {_outline(run.epoch)}, expected int32[]: one integer")
+
+
+def _require_opt_state(trainer, run):
+    """Raise ParamsError unless this optimizer could have made the optimizer's state."""
+    expected = jax.eval_shape(trainer.optimizer.init, run.params)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (run.opt_state, expected)]
+    if shapes[0] != shapes[1]:
+        raise ParamsError(
+            f"run.opt_state holds {len(jax.tree.leaves(run.opt_state))} arrays, and not the "
+            f"{len(jax.tree.leaves(expected))} that this trainer's optimizer keeps for run.params; "
+            f"make it with trainer.init(key), of the same optimizer and model"
+        )
+
+
+def _loss_dtype(params):
+    """The dtype losses are averaged in."""
+    return jnp.promote_types(dtype_of(params), jnp.float32)
+
+
+def _outline(tree):
+    """The same tree with each array's dtype and shape in words, to compare and to print."""
+    return jax.tree.map(lambda a: f"{jnp.asarray(a).dtype}{list(jnp.shape(a))}", tree)
+
+
+def dtype_of(params: Params) -> Any:
+    """The dtype that floating data are cast to: that of the first floating parameter."""
+    floating = (p.dtype for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating))
+    return next(floating, jnp.dtype(jnp.float32))

@@ -1,0 +1,34 @@
+"""The documentation's Python runs, its commands are CI's, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks(page, "python")), {"__name__": page.stem})
+
+
+def test_readme_commands_are_run_by_ci():
+    ci = (ROOT / ".ci" / "run").read_text()
+    commands = [line.split("#")[0].strip() for line in "".join(blocks(PAGES[0], "sh")).splitlines()]
+    assert commands
+    for command in commands:
+        assert re.search(rf"^{re.escape(command)}$", ci, re.M), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
