@@ -9,6 +9,8 @@ from funcnet.errors import FuncnetError
 
 NAMES = {
     "disk": "the paper's toy problem: Table I and Figures 1 to 3",
+    "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
+    "third_party": "check_vjp on backward passes that other packages define",
 }
 
 

@@ -1,7 +1,7 @@
-"""The tools that judge a rule, each behind one function: `judge(rule, args) -> Verdict`.
+"""The tools that judge a rule, each behind one function that returns a `Verdict`.
 
-Every tool is given what its user would give it. Those that cannot take integers, keys, None or static
-arguments get a function of the floating-point leaves alone. PyTorch's gradcheck sees a JAX function
+Every tool is given what its user would give it. Those that cannot take integers, keys, None or
+static arguments get a function of the floating-point leaves alone. PyTorch's gradcheck sees a JAX function
 through a bridge that carries NumPy arrays, backward passes included.
 """
 
@@ -36,17 +36,19 @@ class Verdict:
 DOES_NOT_APPLY = Verdict(None)
 
 
-def make_args(rule: Rule, *, seed: int = 0, size: int = 4, dtype: str | None = None) -> Any:
+def make_args(rule: Rule, dtype: str | None = None) -> tuple[Any, ...]:
     """A rule's arguments; 64-bit ones need `jax.enable_x64` around this and their use."""
-    return rule.args(seed, size, dtype or rule.dtypes[0])
+    return rule.args(0, 4, dtype or rule.dtypes[0])
 
 
-def by_check_vjp(rule: Rule, args: tuple[Any, ...], **options: Any) -> Verdict:
-    """This project's tool, with the rule's options."""
-    try:
-        check_vjp(rule.fn, args, **{**rule.options, **options})
-    except RuleError as error:
-        return Verdict(True, error.report.failed or "")
+def by_check_vjp(rule: Rule) -> Verdict:
+    """This project's tool, in the exhibit's own dtype and with its options."""
+    dtype = rule.dtypes[0]
+    with jax.enable_x64(dtype in ("float64", "complex128")):
+        try:
+            check_vjp(rule.fn, make_args(rule), **rule.options)
+        except RuleError as error:
+            return Verdict(True, error.report.failed or "")
     return Verdict(False)
 
 
@@ -55,7 +57,7 @@ def by_check_grads(rule: Rule, *, order: int, x64: bool, modes: Sequence[str]) -
     if "reference" in rule.options or order > rule.options.get("order", 2):
         return DOES_NOT_APPLY
     with jax.enable_x64(x64):
-        fn, leaves = _of_floats(rule, make_args(rule, dtype=_wide(rule) if x64 else None))
+        fn, leaves = _of_floats(rule, make_args(rule, _wide(rule) if x64 else None))
         return _objects(lambda: jax.test_util.check_grads(fn, leaves, order, modes=modes))
 
 
@@ -67,7 +69,7 @@ def by_gradcheck(rule: Rule, *, second: bool) -> Verdict:
         return DOES_NOT_APPLY
 
     def check() -> None:
-        fn, leaves = _of_floats(rule, make_args(rule, dtype=_wide(rule)))
+        fn, leaves = _of_floats(rule, make_args(rule, _wide(rule)))
         inputs = [torch.from_numpy(np.array(leaf)).requires_grad_() for leaf in leaves]
         bridged = functools.partial(_bridge().apply, fn)
         torch.autograd.gradcheck(bridged, inputs)

@@ -36,7 +36,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the table to `config.output`."""
-    # The exhibits that are wrong on several devices only need two; before JAX makes its first array.
+    # For the exhibits that are wrong on several devices only; before JAX makes its first array.
     jax.config.update("jax_num_cpu_devices", 2)
     if not _has_torch():
         print(TORCH_MISSING)
@@ -60,7 +60,7 @@ def _tools() -> dict[str, Judge]:
     """Column titles and judges."""
     check_grads = judges.by_check_grads
     tools: dict[str, Judge] = {
-        "check_vjp": lambda rule: judges.by_check_vjp(rule),
+        "check_vjp": judges.by_check_vjp,
         "check_grads": lambda rule: check_grads(rule, order=2, x64=True, modes=("fwd", "rev")),
         "rev 1, f32": lambda rule: check_grads(rule, order=1, x64=False, modes=("rev",)),
         "rev 2, f32": lambda rule: check_grads(rule, order=2, x64=False, modes=("rev",)),

@@ -340,7 +340,11 @@ def _():
 
 
 @subject(
-    "tensorflow_probability", "math.hypergeometric.hyp2f1_small_argument", pip="tfp-nightly[jax]"
+    "tensorflow_probability",
+    "math.hypergeometric.hyp2f1_small_argument",
+    pip="tfp-nightly[jax]",
+    primal="A defect: the gradient cannot be compiled. `jax.grad` works, `jax.jit(jax.grad(...))` "
+    "raises TracerIntegerConversionError, because the rule computes shapes with arrays.",
 )
 def _():
     module = load("tensorflow_probability.substrates.jax.math.hypergeometric")
@@ -511,7 +515,7 @@ def _document(rows: list[list[str]]) -> str:
             "",
             "Made by `python -m experiments third_party`, with the packages it names installed. The "
             "functions and their arguments are in "
-            "[experiments/kill_table/third_party.py](../experiments/kill_table/third_party.py). "
+            "[experiments/third_party.py](../experiments/third_party.py). "
             "Every finding was followed to its cause by hand.",
             "",
             *lines,
