@@ -1,0 +1,8 @@
+"""Compare the tools that judge backward passes, on wrong rules and on right ones.
+
+`wrong_rules` and `right_rules` hold the exhibits, `judges` the tools, `table` the document.
+"""
+
+from experiments.kill_table.table import Config, main
+
+__all__ = ["Config", "main"]

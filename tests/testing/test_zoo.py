@@ -1,0 +1,85 @@
+"""The tester, tested: every wrong rule dies by the check named in the zoo, every right one passes."""
+
+import itertools
+
+import jax
+import pytest
+
+from experiments.kill_table.right_rules import RIGHT
+from experiments.kill_table.rule import Rule
+from experiments.kill_table.wrong_rules import WRONG
+from funcnet.testing import RuleError, check_vjp
+
+# The checks that `fast=True` keeps: a rule that one of them must catch needs no more.
+FAST = {"constants", "primal", "cotangents", "formula", "linearity", "accuracy"}
+SEEDS = range(1, 4)
+
+
+def ids(rules):
+    return [rule.name.replace(" ", "-") for rule in rules]
+
+
+def judge(rule: Rule, *, seed=0, size=4, dtype=None, fast=False):
+    """The report on a rule, whether it passes or not."""
+    dtype = dtype or rule.dtypes[0]
+    with jax.enable_x64(dtype in ("float64", "complex128")):
+        args = rule.args(seed, size, dtype)
+        try:
+            return check_vjp(rule.fn, args, fast=fast, seed=seed, **rule.options)
+        except RuleError as error:
+            return error.report
+
+
+SINGLE_DEVICE = [rule for rule in WRONG if not rule.options.get("sharding")]
+
+
+def test_names_are_unique():
+    names = [rule.name for rule in (*WRONG, *RIGHT)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("rule", SINGLE_DEVICE, ids=ids(SINGLE_DEVICE))
+def test_wrong_rule_dies(rule):
+    report = judge(rule, fast=rule.caught_by in FAST)
+    assert report.failed == rule.caught_by, str(report)
+
+
+@pytest.mark.parametrize("rule", RIGHT, ids=ids(RIGHT))
+def test_right_rule_passes(rule):
+    report = judge(rule, fast=True)
+    assert report.failed is None, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rule", SINGLE_DEVICE, ids=ids(SINGLE_DEVICE))
+def test_wrong_rule_dies_at_every_seed(rule, seed):
+    report = judge(rule, seed=seed, fast=rule.caught_by in FAST)
+    assert report.failed == rule.caught_by, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RIGHT, ids=ids(RIGHT))
+def test_right_rule_passes_in_full(rule):
+    report = judge(rule)
+    assert report.failed is None, str(report)
+
+
+def variations(rule):
+    """Seeds, sizes and dtypes."""
+    return itertools.product(SEEDS, (1, 3, 7), rule.dtypes)
+
+
+def test_there_are_enough_variations():
+    assert sum(len(list(variations(rule))) for rule in RIGHT) >= 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RIGHT, ids=ids(RIGHT))
+def test_right_rule_passes_at_every_seed_size_and_dtype(rule):
+    alarms = []
+    for seed, size, dtype in variations(rule):
+        report = judge(rule, seed=seed, size=size, dtype=dtype, fast=True)
+        if report.failed is not None:
+            alarms.append(f"seed {seed}, size {size}, {dtype}: {report.failed}")
+    assert not alarms, "\n".join(alarms)
