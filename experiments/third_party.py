@@ -513,8 +513,8 @@ def _document(rows: list[list[str]]) -> str:
         [
             "# check_vjp on backward passes written elsewhere",
             "",
-            "Made by `python -m experiments third_party`, with the packages it names installed. The "
-            "functions and their arguments are in "
+            "Made by `python -m experiments third_party`, with the packages it names installed. "
+            "The functions and their arguments are in "
             "[experiments/third_party.py](../experiments/third_party.py). "
             "Every finding was followed to its cause by hand.",
             "",

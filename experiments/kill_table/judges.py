@@ -1,8 +1,8 @@
 """The tools that judge a rule, each behind one function that returns a `Verdict`.
 
 Every tool is given what its user would give it. Those that cannot take integers, keys, None or
-static arguments get a function of the floating-point leaves alone. PyTorch's gradcheck sees a JAX function
-through a bridge that carries NumPy arrays, backward passes included.
+static arguments get a function of the floating-point leaves alone. PyTorch's gradcheck sees a JAX
+function through a bridge that carries NumPy arrays, backward passes included.
 """
 
 import dataclasses

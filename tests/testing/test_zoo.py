@@ -1,4 +1,4 @@
-"""The tester, tested: every wrong rule dies by the check named in the zoo, every right one passes."""
+"""The tester, tested: every wrong rule dies by the check it names, every right one passes."""
 
 import itertools
 
