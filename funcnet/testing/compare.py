@@ -14,6 +14,8 @@ ROUNDING_FLOOR = 1e-13
 OWN_ERROR_FACTOR = 8.0
 ULPS = 8.0
 TRANSFORM_ULPS = 64.0
+# Of |g| |f| / |x|: what rounding leaves of terms that cancel, as in a layer norm of two features.
+CANCELLED_ULPS = 4.0
 
 
 def largest(array: np.ndarray) -> float:

@@ -29,6 +29,9 @@ def finite_differences(subject: Subject) -> None:
     rule: something in the function (a stop_gradient, a rounding step) keeps autodiff from its slope.
     """
     coordinates = _sample(subject)
+    if not coordinates or not subject.is_wide:
+        subject.notes.remarks.append("no float64 element to move")
+        return
     rows = [0, 1]
     with subject.wide():
         cts = [array[rows] for array in subject.cts.arrays]
