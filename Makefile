@@ -10,13 +10,16 @@ ARGS ?=
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check lint types clean
+.PHONY: help run mnist test test-slow check lint types clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)  ## Reproduce the paper's disk experiment: tables and figures in runs/disk
 	$(RUN) -m experiments disk
+
+mnist: $(READY)  ## Reproduce the paper's MNIST experiment: table and figures in runs/mnist
+	$(RUN) -m experiments mnist
 
 test: $(READY)  ## Run the tests but for the slow ones
 	$(RUN) -m pytest -n auto $(ARGS)

@@ -8,7 +8,9 @@ import tyro
 from funcnet.errors import FuncnetError
 
 NAMES = {
-    "disk": "the paper's toy problem: Table I and Figures 1 to 3",
+    "disk": "the paper's toy problem: Tables I and II and Figures 1 to 3",
+    "mnist": "handwritten digits: Table III, learning curves, and what is misread",
+    "predict": "classify an image with a trained run of mnist",
     "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
     "third_party": "check_vjp on backward passes that other packages define",
 }

@@ -3,61 +3,50 @@
 Trains a small network on every seed, once with MSE and once with cross entropy, prints Table I
 beside the paper's, and writes results.json, table.md, the loss curves, Figures 1 to 3 and every
 seed's parameters into the folder --out. Each seed has its own points, initial weights and order.
+With --compare-torch, PyTorch trains on the same points, and Table II joins in.
 """
 
 import dataclasses
 import math
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 import funcnet as fn
-from experiments import results, tables
-from funcnet._checks import require_positive_int
-from funcnet.errors import ConfigError
+from experiments import results, runner, tables
+from experiments.runner import Options
+from experiments.tables import TITLES
 
 RADIUS = 1 / math.sqrt(2 * math.pi)
 EXAMPLES = 1000
-LOSSES = {"mse": fn.MSELoss(), "cross_entropy": fn.CrossEntropyLoss()}
-TITLES = {"mse": "MSE", "cross_entropy": "cross entropy"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Options):
     """Options; the defaults are the paper's."""
 
     loss: Literal["mse", "cross_entropy", "both"] = "both"
     """Which loss to train with."""
-    seeds: int = 10
-    """How many times to train; the results are means over the seeds 0, 1, ..."""
     epochs: int = 2000
-    """How often to visit every training point."""
-    batch_size: int = 100
-    """Points in one step of the descent."""
     learning_rate: float = 0.03
-    """Step size of the plain SGD."""
     hidden: tuple[int, ...] = (25, 25, 25)
-    """Widths of the hidden layers, ReLU after each."""
     out: Path = Path("runs/disk")
-    """Folder for what is written; created if missing."""
 
-    def __post_init__(self):
-        for name in ("seeds", "epochs", "batch_size"):
-            require_positive_int(f"--{name.replace('_', '-')}", getattr(self, name))
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(
-                f"--learning-rate is {self.learning_rate}, expected a positive number"
-            )
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of features: coordinates, hidden layers, classes."""
+        return (2, *self.hidden, 2)
 
 
 class Outcome(NamedTuple):
-    """What one seed's training leaves behind."""
+    """What one seed's training leaves behind; on the host, NumPy arrays."""
 
     params: Any
     loss: Array  # (epochs,)
@@ -69,35 +58,89 @@ class Outcome(NamedTuple):
 
 def main(config: Config) -> None:
     """Run the experiment and write everything it found."""
-    from experiments import figures  # needs matplotlib: said before anything is trained
+    from experiments import figures, same_start  # need matplotlib: said before anything is trained
+
+    if config.with_torch:
+        from experiments import torch_peer  # noqa: F401 (and PyTorch)
 
     out = results.prepare_out(config.out)
-    runs, curves = [], {}
-    for loss in LOSSES if config.loss == "both" else [config.loss]:
-        outcome, seconds, compile_seconds = train_seeds(config, loss)
-        for seed in range(config.seeds):
-            params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], outcome.params)
-            fn.save_params(out / f"params-{loss}-{seed}.safetensors", params)
-        _require_finite(loss, outcome)
-        runs += [
-            _run(outcome, loss, seed, seconds, compile_seconds) for seed in range(config.seeds)
-        ]
-        results.write(out, dataclasses.asdict(config), runs)
-        curves[TITLES[loss]] = np.asarray(outcome.loss)
-        _draw_regions(figures, config, loss, outcome, runs[-config.seeds], out)
-    figures.save(figures.points(*_points(outcome), RADIUS), out / "figure-1-points.png")
+    record = runner.Record(out, config, tables.DISK)
+    curves, reports = {}, []
+    for loss in runner.LOSSES if config.loss == "both" else [config.loss]:
+        first, histories, differences = run_loss(config, loss, record)
+        for framework, losses in histories.items():
+            title = f"{TITLES[loss]}, {TITLES[framework]}" if config.with_torch else TITLES[loss]
+            curves[title] = np.stack(losses)
+        runs = [run for run in record.runs if run.loss == loss]
+        _draw_regions(figures, config, loss, first, runs[0], out)
+        if config.same_start:
+            reports.append(same_start.write(out, loss, differences, runs))
+    figures.save(
+        figures.points(np.asarray(first.x[0]), np.asarray(first.y[0]), RADIUS),
+        out / "figure-1-points.png",
+    )
     figures.save(figures.curves(curves, "training loss", log=True), out / "loss.png")
-    table = tables.render(runs, tables.DISK)
-    (out / "table.md").write_text(table)
-    print(f"\n{table}\nwritten to {out}: results.json, table.md, the parameters, and the figures")
+    print("\n".join(["", record.table, *reports]))
+    print(f"written to {out}: results.json, table.md, the parameters, and the figures")
 
 
-def make_model(hidden: tuple[int, ...]) -> fn.Sequential:
-    """Two inputs, hidden layers with ReLU, two outputs."""
-    layers = []
-    for inputs, outputs in zip((2, *hidden), hidden, strict=False):
-        layers += [fn.Linear(inputs, outputs), fn.ReLU()]
-    return fn.Sequential(*layers, fn.Linear(hidden[-1] if hidden else 2, 2))
+def run_loss(config: Config, loss: str, record: runner.Record):
+    """Train every seed with one loss, in PyTorch too if asked; record each seed when it is done.
+
+    Returns:
+        Seed 0's outcome; each framework's losses, an array (epochs,) a seed; and each seed's
+        `runner.Trained.differences`, where both frameworks started from the same weights.
+    """
+    outcomes, histories, differences = [], defaultdict(list), []
+    compare = make_comparison(config, loss) if config.with_torch else None
+    for seed, (outcome, seconds, compile_seconds) in enumerate(train_seeds(config, loss)):
+        title = f"{TITLES[loss]}, seed {seed}"
+        fn.save_params(config.out / f"params-{loss}-{seed}.safetensors", outcome.params)
+        if outcome.diverged_at >= 0:
+            raise runner.divergence(title, int(outcome.diverged_at))
+        times = seconds, compile_seconds
+        record.add(_run("funcnet", loss, seed, outcome, outcome.predicted, *times))
+        histories["funcnet"].append(outcome.loss)
+        for learner, trained in compare(seed, outcome, title) if compare else ():
+            predicted = [learner.predict(x) for x in outcome.x]
+            times = learner.seconds, learner.compile_seconds
+            record.add(_run(learner.framework, loss, seed, outcome, predicted, *times))
+            histories[learner.framework].append(trained.losses[-1])
+            differences.append(trained.differences)
+        outcomes.append(outcome)
+    return outcomes[0], histories, differences
+
+
+def make_comparison(config: Config, loss: str):
+    """Return a function that trains a seed in PyTorch as well, on the same points.
+
+    It takes the seed, what funcnet's training left and a title, and yields a learner and what
+    `runner.train` returned for eager PyTorch, then for torch.compile.
+    """
+    from experiments import torch_peer
+
+    trainer = runner.make_trainer(config, config.sizes, loss)
+    x, y = make_data(jax.random.key(0))
+    peers = torch_peer.make_peers(config, config.sizes, loss, (x, make_target(loss, y)))
+
+    def compare(seed: int, outcome: Outcome, title: str):
+        data = outcome.x[0], make_target(loss, outcome.y[0])
+        start, beside = None, []
+        if config.same_start:
+            # Once more, epoch by epoch: the timed run was one program from end to end.
+            start = trainer.init(split_key(jax.random.key(seed))[-1])
+            beside = [runner.FuncnetLearner(trainer, start, data)]
+        for peer in peers:
+            learner = peer.learner(data, seed, start)
+            name = f"{title}, {TITLES[peer.framework]}"
+            yield learner, runner.train([*beside, learner], config.epochs, name)
+
+    return compare
+
+
+def split_key(key: Array) -> Array:
+    """A seed's keys: of the training points, the test points, and the training itself."""
+    return jax.random.split(key, 3)
 
 
 def make_data(key: Array) -> tuple[Array, Array]:
@@ -106,21 +149,23 @@ def make_data(key: Array) -> tuple[Array, Array]:
     return x, (jnp.square(x).sum(axis=-1) < RADIUS**2).astype(jnp.int32)
 
 
+def make_target(loss: str, y: Array) -> Array:
+    """What the loss compares with: labels, or for MSE one-hot rows."""
+    return jax.nn.one_hot(y, 2) if loss == "mse" else y
+
+
 def make_train(config: Config, loss: str):
     """The pure function of a key that one seed is."""
-    model = make_model(config.hidden)
-    trainer = fn.Trainer(
-        model, LOSSES[loss], optax.sgd(config.learning_rate), batch_size=config.batch_size
-    )
+    trainer = runner.make_trainer(config, config.sizes, loss)
 
     def train(key: Array) -> Outcome:
-        train_key, test_key, run_key = jax.random.split(key, 3)
+        train_key, test_key, run_key = split_key(key)
         x, y = make_data(train_key)
-        target = jax.nn.one_hot(y, 2) if loss == "mse" else y
-        run, history = trainer.run(trainer.init(run_key), (x, target), config.epochs)
+        data = x, make_target(loss, y)
+        run, history = trainer.run(trainer.init(run_key), data, config.epochs)
         x_test, y_test = make_data(test_key)
         both = jnp.stack([x, x_test])
-        logits, _ = model.apply(run.params, run.state, both)
+        logits, _ = trainer.model.apply(run.params, run.state, both)
         return Outcome(
             run.params,
             history["loss"],
@@ -133,41 +178,44 @@ def make_train(config: Config, loss: str):
     return train
 
 
-def train_seeds(config: Config, loss: str) -> tuple[Outcome, float, float]:
-    """Train every seed: the outcomes stacked, seconds of one seed alone, and of the compilation.
+def train_seeds(config: Config, loss: str) -> Iterator[tuple[Outcome, float, float]]:
+    """Yield each seed's outcome, the seconds of a seed alone, and those of the compilation.
 
     The first seed has the machine to itself, and is the one that is timed; then the others run on
-    every core.
+    every core. In a comparison each seed is trained, and timed, only when it is asked for. The
+    outcome has the same bits either way.
     """
     train = make_train(config, loss)
     keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
     start = time.perf_counter()
     program = jax.jit(train).lower(keys[0]).compile()
     compile_seconds = time.perf_counter() - start
-    print(f"{TITLES[loss]}: compiled in {compile_seconds:.2f} s", end="", flush=True)
-    start = time.perf_counter()
-    outcome = jax.block_until_ready(program(keys[0]))
-    seconds = time.perf_counter() - start
-    print(f", seed 0 trained in {seconds:.2f} s", end="", flush=True)
-    outcome = jax.tree.map(lambda leaf: leaf[None], outcome)
-    if config.seeds > 1:
+    print(f"{TITLES[loss]}: compiled in {compile_seconds:.2f} s", flush=True)
+
+    alone = config.seeds if config.with_torch else 1
+    seconds = 0.0
+    for seed in range(alone):
         start = time.perf_counter()
-        others = fn.map_seeds(train, keys[1:])
-        outcome = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), outcome, others)
+        outcome = jax.block_until_ready(program(keys[seed]))
+        seconds = time.perf_counter() - start
+        print(f"{TITLES[loss]}, seed {seed}: trained in {seconds:.2f} s", flush=True)
+        yield jax.device_get(outcome), seconds, compile_seconds
+    if config.seeds > alone:
+        start = time.perf_counter()
+        others = jax.device_get(fn.map_seeds(train, keys[alone:]))
         elapsed = time.perf_counter() - start
-        print(f", {config.seeds - 1} more on every core in {elapsed:.2f} s", end="")
-    print()
-    return outcome, seconds, compile_seconds
+        print(f"{TITLES[loss]}: {config.seeds - 1} more on every core in {elapsed:.2f} s")
+        for i in range(config.seeds - alone):
+            yield jax.tree.map(lambda leaf, i=i: leaf[i], others), seconds, compile_seconds
 
 
-def _run(outcome, loss, seed, seconds, compile_seconds) -> results.Run:
+def _run(framework, loss, seed, outcome, predicted, seconds, compile_seconds) -> results.Run:
     scores = {}
     for part, split in enumerate(("train", "test")):
-        labels, predicted = outcome.y[seed, part], outcome.predicted[seed, part]
-        scores[f"accuracy_{split}"] = fn.metrics.accuracy(labels, predicted)
-        scores[f"f1_{split}"] = fn.metrics.f1_score(labels, predicted)
+        scores[f"accuracy_{split}"] = fn.metrics.accuracy(outcome.y[part], predicted[part])
+        scores[f"f1_{split}"] = fn.metrics.f1_score(outcome.y[part], predicted[part])
     return results.Run(
-        framework="funcnet",
+        framework=framework,
         loss=loss,
         seed=seed,
         seconds=seconds,
@@ -176,30 +224,12 @@ def _run(outcome, loss, seed, seconds, compile_seconds) -> results.Run:
     )
 
 
-def _require_finite(loss, outcome):
-    diverged = np.flatnonzero(np.asarray(outcome.diverged_at) >= 0)
-    if len(diverged):
-        seed = diverged[0]
-        raise fn.DivergenceError(
-            f"seed {seed} with {TITLES[loss]} became infinite or NaN in epoch "
-            f"{outcome.diverged_at[seed]} ({len(diverged)} seeds in all); the parameters of the "
-            f"last finite epoch are saved; lower --learning-rate",
-            epoch=int(outcome.diverged_at[seed]),
-        )
-
-
-def _points(outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Seed 0's training points and labels."""
-    return np.asarray(outcome.x[0, 0]), np.asarray(outcome.y[0, 0])
-
-
 def _draw_regions(figures, config, loss, outcome, run, out):
-    model = make_model(config.hidden)
-    params = jax.tree.map(lambda leaf: leaf[0], outcome.params)
+    model = runner.network(config.sizes)
     state = jax.eval_shape(model.init, jax.random.key(0))[1]
 
     def predict(x):
-        logits, _ = model.apply(params, state, jnp.asarray(x))
+        logits, _ = model.apply(outcome.params, state, jnp.asarray(x))
         return np.asarray(logits.argmax(axis=-1))
 
     title = (
@@ -207,5 +237,6 @@ def _draw_regions(figures, config, loss, outcome, run, out):
         f"accuracy: train {100 * run.accuracy_train:.2f} %, test {100 * run.accuracy_test:.2f} %"
     )
     number = {"mse": 2, "cross_entropy": 3}[loss]
-    figure = figures.decision_regions(predict, *_points(outcome), RADIUS, title)
+    points = np.asarray(outcome.x[0]), np.asarray(outcome.y[0])
+    figure = figures.decision_regions(predict, *points, RADIUS, title)
     figures.save(figure, out / f"figure-{number}-{loss}.png")

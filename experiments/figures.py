@@ -101,13 +101,20 @@ def decision_regions(
     return figure
 
 
-def curves(series: Mapping[str, np.ndarray], quantity: str, *, log: bool = False) -> Figure:
+def curves(
+    series: Mapping[str, np.ndarray],
+    quantity: str,
+    *,
+    epochs: Sequence[int] | None = None,
+    log: bool = False,
+) -> Figure:
     """Draw a quantity over the epochs: the mean over the seeds in a band that holds them all.
 
     Args:
         series: for each label an array of shape (seeds, epochs). Values that are not finite, as
             after a divergence, are left out.
         quantity: what it is, for the axis and the title: "training loss".
+        epochs: after which epochs it was taken; after each one by default.
         log: a logarithmic axis; every value must be positive then.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -115,10 +122,10 @@ def curves(series: Mapping[str, np.ndarray], quantity: str, *, log: bool = False
     for i, (label, values) in enumerate(series.items()):
         colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
         finite = np.ma.masked_invalid(values)
-        epochs = np.arange(1, finite.shape[1] + 1)
+        x = np.arange(1, finite.shape[1] + 1) if epochs is None else epochs
         seeds = f"{len(finite)} seeds" if len(finite) > 1 else "1 seed"
-        axes.plot(epochs, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
-        axes.fill_between(epochs, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
+        axes.plot(x, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
+        axes.fill_between(x, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
     axes.set(xlabel="epoch", ylabel=quantity, title=f"{quantity}: mean and range over the seeds")
     if log:
         axes.set_yscale("log")
@@ -188,14 +195,41 @@ def misread(
         axes.imshow(images[i], cmap="gray_r")
         axes.set_title(
             f"{class_names[int(labels[i])]}, read as\n{class_names[int(predicted[i])]} "
-            f"({_percent(confidence[i])})",
+            f"({percent(confidence[i])})",
             fontsize=9,
         )
         axes.set_xlabel(f"image {i}", fontsize=8)
     return figure
 
 
-def _percent(probability: float) -> str:
+def reading(
+    image: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw one image as a classifier sees it, beside the probability of every class.
+
+    Args:
+        image: shape (height, width), uint8; drawn light on dark, as it is.
+        probabilities: shape (classes,).
+        class_names: in the order of the classes.
+        title: names the image.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure.suptitle(title)
+    seen = figure.add_subplot(1, 2, 1, xticks=[], yticks=[])
+    seen.imshow(image, cmap="gray", vmin=0, vmax=255)
+    seen.set_title("what the network sees")
+    bars = figure.add_subplot(1, 2, 2, xlim=(0, 1.25), xticks=np.linspace(0, 1, 5))
+    best = probabilities.argmax()
+    colours = [_COLOURS[int(i == best)] for i in range(len(class_names))]
+    drawn = bars.barh(range(len(class_names)), probabilities, color=colours)
+    bars.bar_label(drawn, [percent(p) for p in probabilities], padding=3, fontsize=9)
+    bars.set_yticks(range(len(class_names)), class_names)
+    bars.invert_yaxis()
+    bars.set_xlabel("probability")
+    return figure
+
+
+def percent(probability: float) -> str:
     """Return a percentage that never claims certainty by rounding."""
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
 

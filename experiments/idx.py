@@ -18,12 +18,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from funcnet.errors import DataError
+
 _UINT8 = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 _KINDS = {1: "labels", 3: "images"}
 
 
-class IDXError(ValueError):
+class IDXError(DataError):
     """A file that is not the IDX file it should be."""
 
 

@@ -1,8 +1,10 @@
 """A run's folder and the `results.json` in it.
 
 `results.json` is {"config": {...}, "versions": {...}, "runs": [{...}, ...]}; the fields of `Run`
-are the keys of a run. It is written atomically, so that whoever reads it while a run goes on, or
-after one was killed, finds the last complete state.
+are the keys of a run. Runs by torch.compile, where there are any, stand in a list of their own,
+"torch_compile", so that "torch" in "runs" always means eager PyTorch. The file is written
+atomically, so that whoever reads it while a run goes on, or after one was killed, finds the last
+complete state.
 """
 
 import contextlib
@@ -34,7 +36,7 @@ class Run:
     """What one seed's training came to. Accuracies and F1 are fractions in [0, 1]."""
 
     framework: str
-    """"funcnet" or "torch"."""
+    """"funcnet", "torch" or, in a list of its own, "torch.compile"."""
     loss: str
     """"mse" or "cross_entropy"."""
     seed: int
@@ -105,7 +107,10 @@ def write(folder: Path, config: Mapping[str, Any], runs: Iterable[Run]) -> None:
         TypeError: `config` holds something that JSON can't.
         ValueError: a number is not finite.
     """
-    content = {"config": config, "versions": versions(), "runs": [_record(run) for run in runs]}
+    content: dict[str, Any] = {"config": config, "versions": versions(), "runs": []}
+    for run in runs:
+        place = "torch_compile" if run.framework == "torch.compile" else "runs"
+        content.setdefault(place, []).append(_record(run))
     text = json.dumps(content, indent=2, allow_nan=False, default=os.fspath)
     write_atomically(folder / FILE_NAME, f"{text}\n".encode())
 
@@ -122,7 +127,8 @@ def read(folder: Path) -> Results:
     path = folder / FILE_NAME
     try:
         content = json.loads(path.read_bytes())
-        return Results(content["config"], content["versions"], _runs(content["runs"]))
+        runs = [*content["runs"], *content.get("torch_compile", ())]
+        return Results(content["config"], content["versions"], _runs(runs))
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -146,6 +152,7 @@ def versions() -> dict[str, str | int]:
     # Asked for only if it took part: importing it takes seconds.
     if "torch" in sys.modules:
         found["torch"] = sys.modules["torch"].__version__
+        found["torch_threads"] = sys.modules["torch"].get_num_threads()
     return found
 
 

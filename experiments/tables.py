@@ -36,11 +36,12 @@ MNIST: Paper = {
     ("torch", "cross_entropy"): Published("Table III", 112.4, 1.0, 0.9523),
 }
 
-_TITLES = {
+TITLES = {
     "mse": "MSE",
     "cross_entropy": "cross entropy",
     "funcnet": "funcnet",
     "torch": "PyTorch",
+    "torch.compile": "PyTorch compiled",
 }
 
 
@@ -74,14 +75,24 @@ def render(runs: Sequence[Run], paper: Paper) -> str:
     columns = [["", *(row.title for row in _ROWS)]]
     for framework, loss in dict.fromkeys((run.framework, run.loss) for run in runs):
         chosen = [run for run in runs if (run.framework, run.loss) == (framework, loss)]
-        columns.append([f"{_TITLES[loss]}, {_TITLES[framework]}", *_cells(chosen)])
+        columns.append([f"{TITLES[loss]}, {TITLES[framework]}", *_cells(chosen)])
         if published := paper.get((framework, loss)):
             columns.append([f"paper, {published.table}", *_cells([published])])
-    kept = [i for i in range(len(_ROWS) + 1) if i == 0 or any(column[i] for column in columns[1:])]
-    widths = [max(len(column[i]) for i in kept) for column in columns]
-    lines = [[column[i] for column in columns] for i in kept]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    return "".join(_line(cells, widths) for cells in lines)
+    header, *rows = zip(*columns, strict=True)
+    return markdown([header, *(row for row in rows if any(row[1:]))])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a Markdown table, padded to read well in a terminal.
+
+    Args:
+        rows: the header, then the others, all of the same length. The first column is aligned to
+            the left, the others to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    header, *others = rows
+    return "".join(_line(cells, widths) for cells in (header, rule, *others))
 
 
 def _cells(samples: Sequence[Run | Published]) -> list[str]:

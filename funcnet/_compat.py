@@ -68,3 +68,9 @@ def varying_axes(x: jax.Array) -> frozenset[str]:
     """The mesh axes over which `x` differs inside `shard_map`; empty outside of one."""
     # 0.9 and earlier called this `typeof(x).vma`.
     return jax.typeof(x).manual_axis_type.varying
+
+
+def make_mesh(devices: int, axis: str, explicit: bool) -> jax.sharding.Mesh:
+    """A mesh of one axis, Explicit or Auto; a mesh's default has changed between versions."""
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    return jax.make_mesh((devices,), (axis,), (kind,), devices=jax.devices()[:devices])

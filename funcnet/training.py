@@ -146,7 +146,8 @@ class Trainer:
         _require_run(self, run)
         data = _data.as_arrays("data", data, dtype_of(run.params))
         progress = _train(self, start(run, epochs), data, None, epochs)
-        return progress.run, {"loss": progress.loss, "diverged_at": progress.diverged_at}
+        loss = progress.loss if epochs else progress.loss[:0]
+        return progress.run, {"loss": loss, "diverged_at": progress.diverged_at}
 
     def evaluate(self, params: Params, state: State, data: Data) -> Array:
         """Mean loss over the examples, in the order given, not training.
@@ -205,7 +206,8 @@ def _init(trainer, key, dtype):
 def start(run: TrainState, epochs: int, validated: bool = False, patience: int | None = None):
     """The carry before the first epoch of a history of `epochs`."""
     dtype = _loss_dtype(run.params)
-    unseen = jnp.full((epochs,), jnp.nan, dtype)
+    # No epoch has an entry too: the loop is traced, and would find nowhere to write.
+    unseen = jnp.full((max(epochs, 1),), jnp.nan, dtype)
     watch = None
     if patience is not None:
         # Copies, since fit donates the carry, and a buffer can be donated once.

@@ -82,14 +82,14 @@ def closed_over_argument(x, w):
     return scaled(x)
 
 
-@wrong(jnp.abs, arrays("4"), caught_by="cotangents")
+@wrong(jnp.abs, arrays("4"), caught_by="jit")
 def python_if_on_a_value(residuals, g):
     """Works on values, not on tracers."""
     (x,) = residuals
     return (jnp.stack([g_i if x_i > 0 else -g_i for x_i, g_i in zip(x, g, strict=True)]),)
 
 
-@wrong(jnp.sin, arrays("n"), caught_by="cotangents")
+@wrong(jnp.sin, arrays("n"), caught_by="second_order")
 def numpy_in_the_backward_pass(residuals, g):
     """NumPy needs values, and takes none from a tracer."""
     (x,) = residuals

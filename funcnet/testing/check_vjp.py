@@ -20,12 +20,12 @@ import jax
 import numpy as np
 
 from funcnet import _compat
-from funcnet.testing import accuracy, first_order, numerical, second_order, transforms
+from funcnet.testing import accuracy, first_order, meshes, numerical, second_order, transforms
 from funcnet.testing import twin as twins
 from funcnet.testing.call import Call, make_call, trace
 from funcnet.testing.reference import make_reference
 from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
-from funcnet.testing.subject import Subject, Wrong
+from funcnet.testing.subject import Skipped, Subject, Wrong
 from funcnet.testing.traps import explain_exception, is_rules_fault
 
 
@@ -52,6 +52,25 @@ def _accuracy(subject: Subject, options: Options) -> None:
     accuracy.accuracy(subject, () if subject.label else options.stress)
 
 
+def _on_devices(judge: Callable[[Subject], None]) -> Judge:
+    """A failure only where `sharding=True` asks for one, else a warning about portability."""
+
+    def run(subject: Subject, options: Options) -> None:
+        if reason := meshes.reason_to_skip(subject):
+            if options.sharding:
+                subject.notes.warnings.append(f"sharding=True, but {reason}: nothing was checked")
+                return
+            raise Skipped(reason)
+        try:
+            judge(subject)
+        except Wrong as wrong:
+            if options.sharding:
+                raise
+            subject.notes.warnings.append(f"portability: {wrong}")
+
+    return run
+
+
 CHECKS: dict[str, Judge] = {
     "constants": _without_options(first_order.constants),
     "primal": _without_options(first_order.primal),
@@ -69,6 +88,9 @@ CHECKS: dict[str, Judge] = {
     "scan": _without_options(transforms.scan),
     "alone": _without_options(transforms.alone),
     "empty": _without_options(transforms.empty),
+    "auto_mesh": _on_devices(meshes.auto_mesh),
+    "explicit_mesh": _on_devices(meshes.explicit_mesh),
+    "shard_map": _on_devices(meshes.shard_map),
 }
 FAST_CHECKS = ("constants", "primal", "cotangents", "formula", "linearity", "accuracy")
 # What is run at every point as well.
@@ -132,7 +154,7 @@ def _run(
     for name, judge in CHECKS.items():
         if any(row.status == "failed" for row in rows):
             rows.append(Check(name, "skipped", (NOT_REACHED,)))
-        elif reason := _reason_to_skip(name, options):
+        elif reason := _reason_to_skip(name, options, any(s.notes.findings for s in subjects)):
             rows.append(Check(name, "skipped", (reason,)))
         else:
             judged = subjects if name in VALUE_CHECKS else subjects[:1]
@@ -143,8 +165,8 @@ def _run(
     return report
 
 
-def _reason_to_skip(name: str, options: Options) -> str:
-    if options.fast and name not in FAST_CHECKS:
+def _reason_to_skip(name: str, options: Options, kinked: bool) -> str:
+    if options.fast and name not in FAST_CHECKS and not (name == "kinks" and kinked):
         return "fast=True"
     if name == "second_order" and options.order < 2:
         return "declared first-order only"
@@ -164,6 +186,8 @@ def _judged(name: str, judge: Judge, subjects: Sequence[Subject], options: Optio
             judge(subject, options)
         except Wrong as wrong:
             return Check(name, "failed", (prefix + str(wrong),))
+        except Skipped as skipped:
+            return Check(name, "skipped", (str(skipped),))
         warned += [prefix + text for text in notes.warnings]
         remarks += [prefix + text for text in notes.remarks]
         notes.warnings.clear()

@@ -32,6 +32,9 @@ class Clues:
     sizes: Mapping[str, int]
 
 
+NO_CLUES = Clues({}, {}, None, {})
+
+
 def describe(mismatch: Mismatch, clues: Clues) -> str:
     """Name the argument and the element, the two values, where the right one comes from."""
     index = mismatch.worst

@@ -209,8 +209,10 @@ def _audit_inner_rules(subject: Subject) -> None:
     closed = trace(subject.call, subject.call.fn, subject.xs, subject.zs)
     for name, alone in twins.rule_calls(closed):
         floats = [i for i, aval in enumerate(alone.in_avals) if is_inexact(aval)]
-        with rule_errors(f"differentiating the call of {name} inside the function"):
+        try:
             found = jax.eval_shape(_pull_zeros(alone, floats), *map(_shape, alone.in_avals))
+        except Exception:
+            continue  # A rule that needs concrete values; jit's check reports it.
         for i, ct in zip(floats, found, strict=True):
             want = alone.in_avals[i]
             if ct.shape != want.shape or ct.dtype != want.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from funcnet.testing import differences, explain
+from funcnet.testing import derivatives, differences, explain
 from funcnet.testing.adjudicate import (
     FINITE_DIFFERENCE_FACTOR,
     FINITE_DIFFERENCE_TOLERANCE,
@@ -16,6 +16,10 @@ from funcnet.testing.subject import Subject, Wrong
 # Elements per argument, and in all, at which differences are taken.
 SAMPLE = 24
 MOST_SAMPLES = 96
+# Kinks looked at together, how far around them, and how close a mixture has to be.
+MOST_TOGETHER = 16
+NEARBY = 1e-5
+TOGETHER = 1e-2
 
 
 def finite_differences(subject: Subject) -> None:
@@ -99,6 +103,8 @@ def kinks(subject: Subject) -> None:
             _kink_text(subject, outside[0], len({f.case.index for f in outside}))
             + "\n  the rule's value is not between the slopes on the two sides of the kink"
         )
+    if any(finding.verdict == "kink" for finding in findings):
+        _check_together(subject)
     warn = subject.notes.warnings.append
     for verdict, remark in (
         ("kink", "both lie between the slopes on the two sides, but the conventions differ"),
@@ -109,6 +115,68 @@ def kinks(subject: Subject) -> None:
         if chosen:
             count = len({(f.case.leaf, f.case.index) for f in chosen})
             warn(f"{_kink_text(subject, chosen[0], count)}\n  {remark}")
+
+
+def _check_together(subject: Subject) -> None:
+    """The rule's choices at several kinks go together, as at a tie, where they share a cotangent.
+
+    Derivatives at points close by, where the function is smooth, span an affine space; every
+    choice that is some mixture of them lies in it. A mixture of one output's choices is meant: with
+    several outputs each may have its own.
+    """
+    masks = [subject.excused(leaf).reshape(-1) for leaf in range(len(subject.xs))]
+    count = int(sum(mask.sum() for mask in masks))
+    rows = subject.cts.where("one-hot")
+    if not rows or count > MOST_TOGETHER or not subject.is_wide:
+        return
+    nearby = [_nearby(subject, masks)[rows] for _ in range(2 * count + 4)]
+    samples = np.stack(nearby)  # (samples, rows, kinks)
+    answers = np.concatenate(
+        [a.reshape(len(a), -1)[rows][:, m] for a, m in zip(subject.rule_rows.cotangents, masks, strict=True)],
+        axis=1,
+    )
+    for position, row in enumerate(rows):
+        cloud = samples[:, position]
+        if not np.isfinite(cloud).all() or not np.isfinite(answers[position]).all():
+            continue
+        distance = _distance(answers[position], cloud)
+        if distance > TOGETHER * max(np.abs(cloud).max(), 1e-300):
+            raise Wrong(
+                f"at {count} elements at kinks, for {subject.cts.rows[row].label}, the rule's "
+                f"values {_few(answers[position])} each lie between the slopes, but together they "
+                "are no mixture of the derivatives close by, such as "
+                f"{_few(cloud[0])} and {_few(cloud[-1])}\n  guess: at a tie every one of the tied "
+                "elements gets the whole cotangent, or none of them gets any"
+            )
+
+
+def _few(values: np.ndarray) -> str:
+    shown = [explain.number(np.real(value)) for value in values[:4]]
+    return "(" + ", ".join(shown) + (", ...)" if len(values) > 4 else ")")
+
+
+def _nearby(subject: Subject, masks: list[np.ndarray]) -> np.ndarray:
+    """The expected rows at the elements in `masks`, these moved a little: (rows, elements)."""
+    moved = []
+    for x, mask in zip(subject.xs64, masks, strict=True):
+        x = np.asarray(x)
+        size = float(np.sqrt(np.mean(np.abs(x) ** 2))) if x.size else 0.0
+        step = NEARBY * (size or 1.0) * subject.rng.normal(size=x.shape)
+        moved.append(x + np.where(mask.reshape(x.shape), step, 0.0))
+    with subject.wide():
+        xs = derivatives.widened(moved)
+    found = subject.expected_at(xs)[1]
+    parts = [e.reshape(len(e), -1)[:, m] for e, m in zip(found, masks, strict=True)]
+    return np.concatenate(parts, axis=1)
+
+
+def _distance(point: np.ndarray, cloud: np.ndarray) -> float:
+    """How far a point is from the affine space that a cloud of points spans."""
+    center = cloud.mean(axis=0)
+    _, sizes, basis = np.linalg.svd(cloud - center, full_matrices=False)
+    basis = basis[sizes > TOGETHER * max(sizes.max(initial=0.0), np.abs(center).max())]
+    offset = point - center
+    return float(np.linalg.norm(offset - basis.conj().T @ (basis @ offset)))
 
 
 def _kink_text(subject: Subject, finding: Finding, count: int) -> str:

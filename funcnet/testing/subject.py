@@ -40,6 +40,10 @@ class Wrong(Exception):  # noqa: N818 - it is a verdict, and never leaves this p
     """A check has failed; the message says why."""
 
 
+class Skipped(Exception):  # noqa: N818 - likewise
+    """A check does not apply; the message says why."""
+
+
 @contextlib.contextmanager
 def rule_errors(doing: str) -> Iterator[None]:
     """Turn an exception raised by the rule into the failure of a check."""
@@ -187,7 +191,9 @@ class Subject:
     def pullback_of(self, twin: Any) -> Pullback:
         """The pullback that the rule has to equal: the reference's, or this twin's."""
         if self.reference is not None:
-            return self.reference.pullback(self.call)
+            expected = self.reference.pullback(self.call)
+            outputs = twin_function(twin)
+            return lambda xs, zs, ct: (outputs(xs, zs), expected(xs, zs, ct)[1])
         mode = derivatives.reverse if self.reversible else derivatives.forward
         return mode(twin_function(twin))
 
@@ -237,9 +243,13 @@ class Subject:
         Raises:
             Wrong: the rule raises an exception.
         """
+        return self.rule_rows_at(self.xs64)
+
+    def rule_rows_at(self, xs64: Arrays) -> RuleRows:
+        """The same at other inputs of the same types."""
         with self.wide():
             cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
-            return self._answers(self.xs64, cts, "differentiating in float64")
+            return self._answers(xs64, cts, "differentiating in float64")
 
     @functools.cached_property
     def working_rows(self) -> RuleRows:
@@ -295,9 +305,16 @@ class Subject:
     @functools.cached_property
     def working_expected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The twin's, or the reference's, outputs and cotangents in the working dtype."""
+        return self.working_expected_at(self.xs)
+
+    @functools.cached_property
+    def _compiled_working_twin(self) -> Callable[..., tuple[Arrays, Arrays]]:
+        return derivatives.rows(self.pullback_of(self.working_twin), strict=True)
+
+    def working_expected_at(self, xs: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The same at other inputs of the same types."""
         cts = derivatives.cast([g[:2] for g in self.cts.arrays], self.outputs)
-        run = derivatives.rows(self.pullback_of(self.working_twin), strict=True)
-        out, found = run(self.xs, self.zs, cts)
+        out, found = self._compiled_working_twin(xs, self.zs, cts)
         return derivatives.host(out), derivatives.host(found)
 
     def working_row(self, row: int) -> Arrays:
@@ -310,6 +327,12 @@ class Subject:
         dtypes = [x.dtype for x in (*self.xs, *self.outputs)]
         narrow = twins.narrowest_float(self.working_twin)
         return max(float(jnp.finfo(d).eps) for d in (*dtypes, *([narrow] if narrow else [])))
+
+    def excused(self, leaf: int) -> np.ndarray:
+        """Where rule and expectation may differ: at kinks, and where autodiff is at fault."""
+        if not self.notes.findings:
+            return np.zeros(self.xs[leaf].shape, bool)
+        return self.notes.excused[leaf]
 
     @property
     def can_judge_by_slopes(self) -> bool:

@@ -1,0 +1,228 @@
+"""Both frameworks train alike from the same start, and a comparison changes nothing in funcnet."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcnet as fn
+from experiments import disk, mnist, results, runner, tables
+
+pytest.importorskip("matplotlib", reason="needs the extra plots")
+from experiments import same_start
+
+
+@pytest.fixture
+def torch_peer():
+    from experiments import torch_peer
+
+    return torch_peer
+
+
+@pytest.fixture
+def eager_only(monkeypatch, torch_peer):
+    """Leave torch.compile out: it takes many seconds."""
+
+    def broken(module):
+        raise RuntimeError("no compiler here\nand a long explanation")
+
+    monkeypatch.setattr(torch_peer.torch, "compile", broken)
+
+
+CONFIG = disk.Config(hidden=(6, 5), batch_size=30, learning_rate=0.1, same_start=True)
+
+
+def points(dtype, loss):
+    """100 of them: the last batch is smaller."""
+    x = jax.random.uniform(jax.random.key(5), (100, 2), dtype, minval=-1)
+    y = (x[:, 0] > x[:, 1]).astype(jnp.int32)
+    return x, jax.nn.one_hot(y, 2, dtype=dtype) if loss == "mse" else y
+
+
+def side_by_side(torch_peer, loss, dtype, epochs):
+    trainer = runner.make_trainer(CONFIG, CONFIG.sizes, loss)
+    data = points(dtype, loss)
+    (peer,) = torch_peer.make_peers(CONFIG, CONFIG.sizes, loss, data)
+    # Not the first epoch of its history: the orders must follow.
+    start, _ = trainer.run(trainer.init(jax.random.key(2), dtype), data, 3)
+    learners = [runner.FuncnetLearner(trainer, start, data), peer.learner(data, 0, start)]
+    trained = runner.train(learners, epochs, "title")
+    return learners, data[0], trained
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
+    learners, x, (losses, differences) = side_by_side(torch_peer, loss, jnp.float64, 50)
+    assert losses[0, -1] < losses[0, 0]
+    assert {"loss", "0.weight", "0.bias", "4.weight", "4.bias"} < set(differences)
+    for values in differences.values():
+        assert values.shape == (50,)
+        assert values.max() < 1e-12
+    np.testing.assert_array_equal(learners[0].predict(x), learners[1].predict(x))
+
+
+@pytest.mark.torch
+def test_in_float32_they_differ_by_rounding(torch_peer):
+    _, _, (losses, differences) = side_by_side(torch_peer, "cross_entropy", jnp.float32, 50)
+    assert losses.shape == (2, 50)
+    assert 0 < differences["4.weight"].max() < 1e-4
+    assert differences["loss"].max() < 1e-5
+
+
+@pytest.mark.torch
+def test_a_trained_models_logits_are_the_same_in_pytorch(torch_peer, small_mnist):
+    config = mnist.Config(train_size=500, hidden=(64,))
+    train, test = mnist.load(config)
+    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
+    run, _ = trainer.run(trainer.init(jax.random.key(0)), train[:2], 20)
+    peer = torch_peer.Peer(config, config.sizes, "cross_entropy")
+    peer.learner(train[:2], 0, start=run)
+    theirs = peer.network(torch_peer.torch.from_numpy(test.x)).detach().numpy()
+    ours = trainer.predict(run.params, run.state, test.x)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.torch
+def test_without_a_given_start_the_seed_decides(torch_peer):
+    data = points(jnp.float32, "cross_entropy")
+    peer = torch_peer.Peer(CONFIG, CONFIG.sizes, "cross_entropy")
+
+    def trained(seed):
+        learner = peer.learner(data, seed)
+        losses, _ = runner.train([learner], 5, "title")
+        assert learner.seconds > 0
+        return losses
+
+    first = trained(0)
+    np.testing.assert_array_equal(trained(0), first)
+    assert (trained(1) != first).all()
+
+
+@pytest.mark.torch
+def test_an_epoch_visits_every_example_once_and_steps_like_sgd(torch_peer):
+    """One epoch against the same steps by hand: the mean of squares of a linear map."""
+    config = disk.Config(hidden=(), batch_size=2, learning_rate=0.1)
+    peer = torch_peer.Peer(config, (1, 1), "mse")
+    x, y = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([[1.0], [1.0], [2.0]], np.float32)
+    params = ({"weight": jnp.ones((1, 1)), "bias": jnp.zeros(1)},)
+    start = fn.TrainState(params, ((),), (), jax.random.key(0), jnp.int32(0))
+    learner = peer.learner((x, y), 0, start)
+    order = torch_peer.order_of(start, 3)(0)
+    assert sorted(order) == [0, 1, 2]
+    w, b, total = 1.0, 0.0, 0.0
+    for rows in (order[:2], order[2:]):
+        error = w * x[rows, 0] + b - y[rows, 0]
+        total += (error**2).sum()
+        w, b = w - 0.1 * 2 * (error * x[rows, 0]).mean(), b - 0.1 * 2 * error.mean()
+    assert learner.epoch() == pytest.approx(total / 3, rel=1e-5)
+    assert learner.arrays()["0.weight"].item() == pytest.approx(w, rel=1e-5)
+    assert learner.arrays()["0.bias"].item() == pytest.approx(b, rel=1e-5)
+
+
+def run_mnist(out, **options):
+    mnist.main(mnist.Config(seeds=2, epochs=2, hidden=(8,), train_size=250, out=out, **options))
+
+
+def run_disk(out, **options):
+    disk.main(disk.Config(seeds=2, epochs=4, hidden=(5,), loss="mse", out=out, **options))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("experiment", [run_mnist, run_disk])
+def test_funcnets_bits_are_the_same_in_every_mode(
+    tmp_path, small_mnist, eager_only, capsys, experiment
+):
+    modes = {"alone": {}, "compared": {"compare_torch": True}, "same start": {"same_start": True}}
+    scores = {}
+    for mode, options in modes.items():
+        experiment(tmp_path / mode, **options)
+        runs = results.read(tmp_path / mode).runs
+        scores[mode] = [
+            (run.seed, run.accuracy_train, run.accuracy_test)
+            for run in runs
+            if run.framework == "funcnet"
+        ]
+        frameworks = ["funcnet"] if mode == "alone" else ["funcnet", "torch"]
+        assert [run.framework for run in runs] == 2 * frameworks
+    assert scores["alone"] == scores["compared"] == scores["same start"]
+    for path in (tmp_path / "alone").glob("params-*.safetensors"):
+        for mode in modes:
+            assert (tmp_path / mode / path.name).read_bytes() == path.read_bytes()
+    reports = [path.name for path in tmp_path.glob("*/same-start*")]
+    loss = "mse" if experiment is run_disk else "cross_entropy"
+    assert sorted(reports) == [f"same-start-{loss}.md", f"same-start-{loss}.png"]
+    assert "torch.compile does not work: no compiler here\n" in capsys.readouterr().out
+
+
+@pytest.mark.torch
+def test_the_disk_report_compares_the_run_that_was_timed(tmp_path, capsys):
+    run_disk(tmp_path, same_start=True)
+    runs = {(run.framework, run.seed): run for run in results.read(tmp_path).runs}
+    report = (tmp_path / "same-start-mse.md").read_text()
+    assert report in capsys.readouterr().out
+    for seed in (0, 1):
+        ours, theirs = runs["funcnet", seed], runs["torch", seed]
+        # The same points from the same start: nobody can tell the two apart after four epochs.
+        assert (ours.accuracy_test, ours.f1_test) == (theirs.accuracy_test, theirs.f1_test)
+        train, test = (f"{100 * x:.2f} %" for x in (ours.accuracy_train, ours.accuracy_test))
+        row = next(line for line in report.splitlines() if line.startswith(f"| {seed} "))
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == [train, train, test, test]
+    assert (tmp_path / "table.md").read_text().count("paper, Table II ") == 1
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_torch_compile_has_a_list_and_a_column_of_its_own(tmp_path, small_mnist):
+    run_mnist(tmp_path, compare_torch=True)
+    found = results.read(tmp_path).runs
+    assert [run.framework for run in found].count("torch.compile") in (0, 2)
+    if any(run.framework == "torch.compile" for run in found):
+        assert "PyTorch compiled" in (tmp_path / "table.md").read_text()
+
+
+def test_the_report_shows_the_worst_seed_and_where(tmp_path):
+    differences = [
+        {"loss": np.array([0.0, 0.0]), "0.weight": np.array([1e-8, 3e-6])},
+        {"loss": np.array([0.0, 2e-7]), "0.weight": np.array([1e-8, 1e-6])},
+    ]
+    runs = [
+        results.Run(framework, "mse", seed, 0.5 + seed / 10, score, 0.1, 0.1)
+        for seed in (0, 1)
+        for framework, score in (("funcnet", 0.25), ("torch", 0.26))
+    ]
+    report = same_start.write(tmp_path, "mse", differences, runs)
+    assert sorted(os.listdir(tmp_path)) == ["same-start-mse.md", "same-start-mse.png"]
+    assert (tmp_path / "same-start-mse.md").read_text() == report
+    header = ["", "after epoch 1", "after epoch 2", "along the way", "in epoch"]
+    differ = [["loss", "0.0e+00", "2.0e-07", "2.0e-07", "2"]]
+    differ += [["0.weight", "1.0e-08", "3.0e-06", "3.0e-06", "2"]]
+    assert tables.markdown([header, *differ]) in report
+    assert "| 0    |        50.00 % |        50.00 % |       25.00 % |       26.00 % |" in report
+    assert "| 1    |        60.00 % |        60.00 % |       25.00 % |       26.00 % |" in report
+
+
+def test_frameworks_that_never_differ_can_be_drawn(tmp_path):
+    runs = [results.Run(name, "mse", 0, 1.0, 1.0, 0.1, 0.1) for name in ("funcnet", "torch")]
+    report = same_start.write(tmp_path, "mse", [{"loss": np.zeros(3)}], runs)
+    assert "0.0e+00" in report
+
+
+def test_without_pytorch_one_sentence_says_how_to_get_it(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from experiments import __main__; "
+        f"sys.exit(__main__.main(['mnist', '--compare-torch', '--out', {str(tmp_path / 'run')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "python -m experiments mnist: --compare-torch and --same-start need PyTorch: "
+        "pip install 'funcnet[torch]'\n"
+    )
+    assert not (tmp_path / "run").exists()
