@@ -4,10 +4,10 @@ VENV ?= .venv
 # Optional parts to install, comma separated. CI adds torch, which is several GB on most machines.
 EXTRAS ?= plots,checkpoint
 RUN := $(VENV)/bin/python
-READY := $(VENV)/ready-$(subst $() ,,$(subst $(comma),-,$(EXTRAS)))
+comma := ,
+READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 # Arguments for pytest, as in: make test ARGS='-k cross_entropy'
 ARGS ?=
-comma := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help run mnist test test-slow check lint types clean

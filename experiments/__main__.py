@@ -3,8 +3,10 @@
 import importlib
 import sys
 
+import jax
 import tyro
 
+from experiments.datasets import cache_folder
 from funcnet.errors import FuncnetError
 
 NAMES = {
@@ -27,6 +29,9 @@ def main(arguments: list[str]) -> int:
             return 0
         print(f"no experiment is called {name!r}\n\n{usage}", file=sys.stderr)
         return 2
+    # Compiled programs are kept, so that the same experiment starts at once the next time.
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     experiment = importlib.import_module(f"experiments.{name}")
     config = tyro.cli(
         experiment.Config,

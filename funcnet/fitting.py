@@ -186,7 +186,7 @@ def _accuracy(trainer, run, x, y) -> float | None:
     else:
         return None
     outputs = trainer.predict(run.params, run.state, x)
-    if outputs.shape[:-1] != labels.shape:
+    if outputs.shape[:-1] != labels.shape or outputs.shape[-1] < 2:
         return None
     correct = np.asarray(outputs.argmax(axis=-1)) == labels
     return float(correct[counted].mean()) if counted.any() else float("nan")

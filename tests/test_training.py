@@ -1,6 +1,7 @@
 """One key, one run: the same bits however the epochs are split, and each example once an epoch."""
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 import textwrap
@@ -34,12 +35,10 @@ def trainer(batch_size=4, optimizer: Any = None, model=MODEL, loss: Any = CE):
     return fn.Trainer(model, loss, optimizer or ADAM, batch_size)
 
 
-ADAM = optax.adam(0.05)
+ADAM = optax.adam(0.05)  # one object, so that equal trainers share their compiled program
 
 
-# One optimizer object for each, so that equal trainers share their compiled program.
-@pytest.mark.parametrize("n", [1, 4, 9, 11])
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (4, 4), (11, 4)])
 def test_same_key_same_bits(batch_size, n):
     t = trainer(batch_size)
     first = t.run(t.init(KEY), data(n), 3)
@@ -49,11 +48,11 @@ def test_same_key_same_bits(batch_size, n):
     assert not np.array_equal(other[1]["loss"], first[1]["loss"])
 
 
-@settings(max_examples=12)
+@settings(max_examples=15)
 @given(
-    parts=st.lists(st.integers(0, 3), min_size=1, max_size=4),
-    batch_size=st.sampled_from([1, 4, 100]),
-    n=st.sampled_from([1, 11]),
+    parts=st.lists(st.integers(0, 2), min_size=1, max_size=2),
+    batch_size=st.sampled_from([4, 100]),
+    n=st.just(11),
 )
 def test_any_split_has_the_bits_of_one_run(parts, batch_size, n):
     t = trainer(batch_size)
@@ -63,6 +62,26 @@ def test_any_split_has_the_bits_of_one_run(parts, batch_size, n):
         run, piece = t.run(run, data(n), epochs)
         losses.append(piece["loss"])
         assert piece["diverged_at"] == -1
+    assert_same_bits(run, whole)
+    assert_same_bits(np.concatenate(losses), np.asarray(history["loss"]))
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(
+    parts=st.lists(st.integers(0, 7), min_size=1, max_size=5),
+    batch_size=st.integers(1, 80),
+    n=st.integers(1, 80),
+)
+def test_any_split_of_any_size(parts, batch_size, n):
+    rng = np.random.default_rng(n)
+    examples = rng.normal(size=(n, 2)).astype(np.float32), rng.integers(0, 3, n)
+    t = trainer(batch_size)
+    whole, history = t.run(t.init(KEY), examples, sum(parts))
+    run, losses = t.init(KEY), []
+    for epochs in parts:
+        run, piece = t.run(run, examples, epochs)
+        losses.append(piece["loss"])
     assert_same_bits(run, whole)
     assert_same_bits(np.concatenate(losses), np.asarray(history["loss"]))
 
@@ -79,19 +98,14 @@ def test_bits_are_the_same_in_another_process():
         leaves = jax.tree.leaves((run.params, history["loss"]))
         print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest())
     """)
-    prints = {
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    }
+    there = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     t = trainer()
     run, history = t.run(t.init(KEY), data(11), 3)
-    import hashlib
-
     leaves = jax.tree.leaves((run.params, history["loss"]))
     digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest()
-    assert prints == {f"{digest}\n"}
+    assert there.stdout == f"{digest}\n"
 
 
 def test_the_run_given_stays_usable():
@@ -185,7 +199,7 @@ class Seen(fn.Module):
         return x * params["weight"], state
 
 
-@pytest.mark.parametrize(("n", "size"), [(11, 4), (12, 4), (3, 4), (1, 1), (7, 1), (70, 32)])
+@pytest.mark.parametrize(("n", "size"), [(11, 4), (3, 4), (7, 1), (70, 35)])
 def test_each_epoch_visits_each_example_once_in_a_fresh_order(n, size):
     steps = -(-n // size)
     t = trainer(size, optax.sgd(0.0), Seen(n, 3 * steps), fn.MSELoss())
@@ -218,37 +232,35 @@ def test_the_loss_is_the_mean_over_the_examples_as_seen():
 
 def reference(t, begun, x, y, epochs):
     """The same training written plainly: a Python loop over batches, optax and jax.grad."""
+
+    @jax.jit
+    def step(params, opt_state, x, y):
+        def loss_of(params):
+            return t.loss(t.model.apply(params, begun.state, x)[0], y)
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, opt_state = t.optimizer.update(
+            gradient, opt_state, params, value=loss, grad=gradient, value_fn=loss_of
+        )
+        return optax.apply_updates(params, updates), opt_state, loss
+
     params, opt_state, losses = begun.params, begun.opt_state, []
     for epoch in range(epochs):
         order, total = np.asarray(training.epoch_order(begun.key, epoch, len(x))), 0.0
         for start in range(0, len(x), t.batch_size):
             batch = order[start : start + t.batch_size]
-
-            def loss_of(params, batch=batch):
-                return t.loss(t.model.apply(params, begun.state, x[batch])[0], y[batch])
-
-            loss, gradient = jax.value_and_grad(loss_of)(params)
-            updates, opt_state = t.optimizer.update(
-                gradient, opt_state, params, value=loss, grad=gradient, value_fn=loss_of
-            )
-            params = optax.apply_updates(params, updates)
+            params, opt_state, loss = step(params, opt_state, x[batch], y[batch])
             total += float(loss) * len(batch)
         losses.append(total / len(x))
     return params, losses
 
 
-def schedule():
-    return optax.chain(
+OPTIMIZERS = {
+    "adam": optax.adam(0.1),
+    "a chain with a schedule": optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.sgd(optax.exponential_decay(0.5, 2, 0.9), momentum=0.9, nesterov=True),
-    )
-
-
-OPTIMIZERS = {
-    "sgd": optax.sgd(0.1),
-    "adam": optax.adam(0.1),
-    "adamw": optax.adamw(0.1, weight_decay=0.1),
-    "a chain with a schedule": schedule(),
+    ),
     "reduce_on_plateau": optax.chain(
         optax.sgd(0.5), optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
     ),
@@ -313,15 +325,13 @@ class Counter(fn.Module):
         return x, {"batches": state["batches"] + train}
 
 
-EXPLODING = fn.Trainer(
-    fn.Sequential(Counter(), fn.Linear(2, 1)), fn.MSELoss(), optax.adam(1e6), batch_size=4
-)
 FAR = (1e4 * X, 1e4 * X[:, :1])
 
 
 def exploding():
     """A trainer whose loss leaves float32's range in its fourth epoch."""
-    t = fn.Trainer(EXPLODING.model, EXPLODING.loss, SCHEDULED, batch_size=4)
+    model = fn.Sequential(Counter(), fn.Linear(2, 1))
+    t = fn.Trainer(model, fn.MSELoss(), SCHEDULED, batch_size=4)
     return t, t.init(KEY)
 
 
@@ -344,7 +354,7 @@ def test_divergence_keeps_the_last_finite_epoch():
     assert history["diverged_at"].dtype == jnp.int32
 
 
-@pytest.mark.parametrize("parts", [(8,), (1, 7), (3, 5), (4, 4), (2, 1, 1, 4)])
+@pytest.mark.parametrize("parts", [(1, 7), (4, 4), (1, 1, 1, 1, 4)])
 def test_divergence_is_the_same_however_split(parts):
     t, begun = exploding()
     whole, history = t.run(begun, FAR, 8)
@@ -419,12 +429,11 @@ def test_a_second_run_of_the_same_sizes_traces_nothing():
 
 
 def test_a_batch_size_beyond_the_set_is_the_whole_set():
-    runs = [trainer(size).run(trainer(size).init(KEY), data(11), 3) for size in (11, 12, 10**9)]
+    runs = [trainer(size).run(trainer(size).init(KEY), data(11), 3) for size in (11, 10**9)]
     assert_same_bits(runs[1], runs[0])
-    assert_same_bits(runs[2], runs[0])
 
 
-@pytest.mark.parametrize("leading", [(3,), (3, 2)])
+@pytest.mark.parametrize("leading", [(3, 2)])
 def test_axes_between_examples_and_features(leading):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(7, *leading, 2)).astype(np.float32)
@@ -496,7 +505,7 @@ def test_200_steps_are_pytorchs(loss_name):
     rng = np.random.default_rng(2)
     n, size = 97, 5
     x = rng.normal(size=(n, 2))
-    labels = (np.square(x).sum(axis=1) < 1) + (x[:, 0] > 0)
+    labels = (np.square(x).sum(axis=1) < 1).astype(int) + (x[:, 0] > 0)
     y = labels if loss_name == "CrossEntropyLoss" else np.eye(3)[labels]
     model = fn.Sequential(fn.Linear(2, 8), fn.ReLU(), fn.Linear(8, 8), fn.Tanh(), fn.Linear(8, 3))
     t = fn.Trainer(model, getattr(fn, loss_name)(), optax.sgd(0.1), size)

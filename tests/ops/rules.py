@@ -1,0 +1,154 @@
+"""The table of every rule in funcnet.ops and the cases it is verified on.
+
+A case is a function and the arguments it is judged at, made for a dtype and some leading axes.
+`test_rules.py` judges them all, and fails when an exported function is missing here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import ops
+
+Leading = tuple[int, ...]
+Arguments = Callable[[np.random.Generator, Any, Leading], tuple[Any, ...]]
+
+
+class Case(NamedTuple):
+    """A function and how its arguments are made.
+
+    Attributes:
+        name: which options it has.
+        function: what is judged; it holds the rule.
+        arguments: (generator, dtype, leading axes) to a tuple of arguments.
+        empty: whether it has a value for an empty batch; a mean has none.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Arguments
+    empty: bool = True
+
+
+def normal(rng, dtype, shape, scale=1.5):
+    """Random numbers, none of them near a kink at 0."""
+    x = scale * rng.normal(size=shape)
+    return jnp.asarray(x + 0.1 * np.sign(x), dtype)
+
+
+def positive(rng, dtype, shape):
+    return jnp.asarray(rng.uniform(0.5, 2.0, size=shape), dtype)
+
+
+def probabilities(rng, dtype, leading, classes):
+    return jnp.asarray(rng.dirichlet(np.ones(classes), size=leading), dtype)
+
+
+def linear(bias: bool, features=(3, 4)) -> Arguments:
+    inputs, outputs = features
+
+    def arguments(rng, dtype, leading):
+        x = normal(rng, dtype, (*leading, inputs))
+        weight = normal(rng, dtype, (outputs, inputs))
+        return (x, weight, normal(rng, dtype, (outputs,))) if bias else (x, weight)
+
+    return arguments
+
+
+def elementwise(rng, dtype, leading):
+    return (normal(rng, dtype, (*leading, 3)),)
+
+
+def pair(rng, dtype, leading):
+    return normal(rng, dtype, (*leading, 3)), normal(rng, dtype, (*leading, 3))
+
+
+def labelled(weighted: bool, ignored: int | None = None, classes=4) -> Arguments:
+    def arguments(rng, dtype, leading):
+        logits = normal(rng, dtype, (*leading, classes))
+        labels = np.asarray(rng.integers(0, classes, size=leading))
+        # One label is ignored, not all: their mean has no value.
+        labels[labels == ignored] = 1
+        if ignored is not None and labels.size > 1:
+            labels.flat[0] = ignored
+        args = (logits, jnp.asarray(labels))
+        return (*args, positive(rng, dtype, (classes,))) if weighted else args
+
+    return arguments
+
+
+def distributed(weighted: bool, classes=4) -> Arguments:
+    def arguments(rng, dtype, leading):
+        logits = normal(rng, dtype, (*leading, classes))
+        args = (logits, probabilities(rng, dtype, leading, classes))
+        return (*args, positive(rng, dtype, (classes,))) if weighted else args
+
+    return arguments
+
+
+def mse_loss(reduction):
+    return lambda prediction, target: ops.mse_loss(prediction, target, reduction)
+
+
+def cross_entropy(**options):
+    def function(logits, target, weight=None):
+        return ops.cross_entropy(logits, target, weight, **options)
+
+    return function
+
+
+RULES: dict[str, list[Case]] = {
+    "linear": [
+        Case("bias", ops.linear, linear(bias=True)),
+        Case("no bias", ops.linear, linear(bias=False)),
+        Case("one feature", ops.linear, linear(bias=True, features=(1, 1))),
+        Case("wide", ops.linear, linear(bias=True, features=(3, 70))),
+    ],
+    "relu": [Case("relu", ops.relu, elementwise)],
+    "tanh": [Case("tanh", ops.tanh, elementwise)],
+    "mse_loss": [
+        Case(reduction, mse_loss(reduction), pair, empty=reduction != "mean")
+        for reduction in ("mean", "none", "sum")
+    ],
+    "cross_entropy": [
+        Case("labels", cross_entropy(), labelled(weighted=False), empty=False),
+        Case(
+            "labels, all options",
+            cross_entropy(ignore_index=2, label_smoothing=0.1),
+            labelled(weighted=True, ignored=2),
+            empty=False,
+        ),
+        Case("labels, sum", cross_entropy(reduction="sum"), labelled(weighted=True)),
+        Case("probabilities", cross_entropy(), distributed(weighted=False), empty=False),
+        Case(
+            "probabilities, all options",
+            cross_entropy(label_smoothing=0.1, reduction="none"),
+            distributed(weighted=True),
+        ),
+        Case(
+            "one class",
+            cross_entropy(reduction="none"),
+            lambda rng, dtype, leading: (
+                normal(rng, dtype, (*leading, 1)),
+                jnp.zeros(leading, jnp.int32),
+            ),
+        ),
+    ],
+}
+
+
+DTYPES = ("float64", "float32", "bfloat16")
+LEADING: tuple[Leading, ...] = ((), (4,), (2, 3), (2, 1, 3), (1,), (0,))
+
+
+def rows(case: Case) -> list[tuple[str, Leading]]:
+    """Every dtype with every leading shape that the case can have."""
+    return [(d, s) for d in DTYPES for s in LEADING if s != (0,) or case.empty]
+
+
+def few_rows(case: Case) -> list[tuple[str, Leading]]:
+    """Rows in which each leading shape stands once, and the dtypes take turns."""
+    shapes = [leading for leading in LEADING if leading != (0,) or case.empty]
+    return [(DTYPES[i % len(DTYPES)], leading) for i, leading in enumerate(shapes)]

@@ -1,0 +1,82 @@
+"""Every rule of funcnet.ops, judged by check_vjp over the table in rules.py."""
+
+import contextlib
+import subprocess
+import sys
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from funcnet import ops
+from funcnet.testing import check_vjp
+from tests.ops.rules import RULES, Case, few_rows, rows
+
+
+def judged(rows_of, cases=lambda name: RULES[name]):
+    """Parameters for pytest: one for each row of each case, with a name to rerun it by."""
+    return [
+        pytest.param(case, dtype, leading, id=f"{name}-{case.name}-{dtype}-{leading}")
+        for name in RULES
+        for case in cases(name)
+        for dtype, leading in rows_of(case)
+    ]
+
+
+def check(case: Case, dtype, leading, **options):
+    with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
+        seed = zlib.crc32(f"{case.name}{dtype}{leading}".encode())
+        args = case.arguments(np.random.default_rng(seed), dtype, leading)
+        report = check_vjp(case.function, args, seed=seed % 1000, **options)
+    assert report.passed
+    return report
+
+
+def test_every_exported_function_is_in_the_table():
+    assert sorted(RULES) == sorted(ops.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_traced_computation_holds_a_rule(name):
+    case = RULES[name][0]
+    args = case.arguments(np.random.default_rng(0), "float32", (4,))
+    assert "custom_vjp_call" in str(jax.make_jaxpr(case.function)(*args))
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "leading"), judged(lambda case: [("float32", (4,))], lambda n: RULES[n][:1])
+)
+def test_in_full(case, dtype, leading):
+    check(case, dtype, leading)
+
+
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(few_rows))
+def test_fast(case, dtype, leading):
+    check(case, dtype, leading, fast=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(rows))
+def test_every_row_in_full(case, dtype, leading):
+    check(case, dtype, leading)
+
+
+def test_on_a_mesh_of_auto_axes():
+    # A process of its own: the number of devices is settled when JAX starts.
+    program = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from funcnet.testing import check_vjp
+from tests.ops.rules import RULES
+for name, cases in RULES.items():
+    args = cases[0].arguments(np.random.default_rng(0), "float32", (4,))
+    report = check_vjp(cases[0].function, args, sharding=True)
+    status = {check.name: check.status for check in report.checks}
+    print(name, status["auto_mesh"], status["explicit_mesh"], status["shard_map"])
+    assert status["auto_mesh"] == "passed", report
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(RULES)
