@@ -123,12 +123,14 @@ def _():
 
 @subject("ott", "math.matrix_square_root.sqrtm_only", pip="ott-jax", second_order=SCHUR)
 def _():
-    return load("ott.math.matrix_square_root").sqrtm_only, (positive_definite(3),), {}
+    sqrtm_only = load("ott.math.matrix_square_root").sqrtm_only
+    return lambda x: sqrtm_only(x), (positive_definite(3),), {}
 
 
 @subject("ott", "math.matrix_square_root.inv_sqrtm_only", pip="ott-jax", second_order=SCHUR)
 def _():
-    return load("ott.math.matrix_square_root").inv_sqrtm_only, (positive_definite(3),), {}
+    inv_sqrtm_only = load("ott.math.matrix_square_root").inv_sqrtm_only
+    return lambda x: inv_sqrtm_only(x), (positive_definite(3),), {}
 
 
 def _fixed_point_loop(min_iterations: int):
@@ -405,7 +407,7 @@ def _quadratic_program(target_kappa: float):
         n = len(q)
         eye = jnp.eye(n, dtype=q.dtype)
         empty = jnp.zeros((0, n), q.dtype), jnp.zeros((0,), q.dtype)
-        return solve(eye, q, *empty, eye, h, 1e-9, target_kappa)
+        return solve(eye, q, *empty, eye, h, solver_tol=1e-9, target_kappa=target_kappa)
 
     return minimise, (numbers(3), jnp.abs(numbers(3, seed=1))), {}
 

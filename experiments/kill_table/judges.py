@@ -2,7 +2,7 @@
 
 Every tool is given what its user would give it. Those that cannot take integers, keys, None or
 static arguments get a function of the floating-point leaves alone. PyTorch's gradcheck sees a JAX
-function through a bridge that carries NumPy arrays, backward passes included.
+function through a bridge that carries NumPy arrays, backward passes included, all under jit.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def by_gradcheck(rule: Rule, *, second: bool) -> Verdict:
     def check() -> None:
         fn, leaves = _of_floats(rule, make_args(rule, _wide(rule)))
         inputs = [torch.from_numpy(np.array(leaf)).requires_grad_() for leaf in leaves]
-        bridged = functools.partial(_bridge().apply, fn)
+        bridged = functools.partial(_bridge().apply, jax.jit(fn))
         torch.autograd.gradcheck(bridged, inputs)
         if second:
             torch.autograd.gradgradcheck(bridged, inputs)
@@ -113,6 +113,17 @@ def _of_floats(rule: Rule, args: tuple[Any, ...]) -> tuple[Callable[..., Any], l
 
 
 @functools.cache
+def _pullback(fn: Callable[..., Any], inputs: int) -> Callable[..., Any]:
+    """(*inputs, *cotangents) to the inputs' cotangents, in PyTorch's convention: conjugated."""
+
+    def pullback(*both: jax.Array) -> tuple[jax.Array, ...]:
+        _, vjp = jax.vjp(fn, *both[:inputs])
+        return tuple(jnp.conj(d) for d in vjp(tuple(jnp.conj(g) for g in both[inputs:])))
+
+    return jax.jit(pullback)
+
+
+@functools.cache
 def _bridge() -> Any:
     """A torch Function that runs a JAX function, and whose backward pass is one more bridge."""
     import torch
@@ -132,13 +143,7 @@ def _bridge() -> Any:
 
         @staticmethod
         def backward(ctx, *cotangents):
-            inputs, fn = ctx.saved_tensors, ctx.fn
-
-            def pullback(*both):
-                xs, gs = both[: len(inputs)], both[len(inputs) :]
-                conjugate = [jnp.conj(g) for g in gs]  # PyTorch's gradients are conjugated
-                return tuple(jnp.conj(d) for d in jax.vjp(fn, *xs)[1](tuple(conjugate)))
-
-            return None, *Bridge.apply(pullback, *inputs, *cotangents)
+            inputs = ctx.saved_tensors
+            return None, *Bridge.apply(_pullback(ctx.fn, len(inputs)), *inputs, *cotangents)
 
     return Bridge

@@ -134,7 +134,7 @@ _HOW_TO_READ = [
     "modes, here in float64): forward mode raises on every `custom_vjp`, so it rejects all rules, "
     "right or wrong. `rev 1` and `rev 2` are orders 1 and 2 with `modes=['rev']`.",
     "- `gradcheck` is `torch.autograd.gradcheck` in float64, the rule wrapped in a "
-    "`torch.autograd.Function`; `gradgradcheck` is the two together.",
+    "`torch.autograd.Function` and compiled by jit; `gradgradcheck` is the two together.",
     "- Every tool is given the same arguments, with its own default tolerances. Tools that take "
     "floating-point arrays only get a function of those.",
     "- A rule that is wrong on purpose (straight-through, clipping) cannot be told to the other "
