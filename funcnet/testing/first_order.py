@@ -165,9 +165,7 @@ def _audit_raw_bwd(subject: Subject) -> None:
             raw = answer(*inputs)
     dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
-        raise Wrong(
-            f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents"
-        )
+        raise Wrong(f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents")
     parts: list[Any] = []
     for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
         try:
@@ -183,8 +181,8 @@ def _audit_raw_bwd(subject: Subject) -> None:
             _audit_float(subject, call.diff.index(index), part)
         elif part is not None and getattr(part, "dtype", None) != jax.dtypes.float0:
             raise Wrong(
-                f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer argument "
-                f"or a key (leaf {index}): return None, or float0 zeros"
+                f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer "
+                f"argument or a key (leaf {index}): return None, or float0 zeros"
             )
 
 
@@ -268,7 +266,7 @@ def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
 
 def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
     """Take out of `wrong` what lies at a kink, and where autodiff is at fault; note both."""
-    subject.notes.excused = [mask.any(axis=0) for mask in wrong]
+    subject.notes.excused = [np.asarray(mask.any(axis=0)) for mask in wrong]
     chosen = choose(wrong, subject.rng)
     for part in ([0], list(range(1, len(rows)))):
         cases = [
