@@ -24,6 +24,10 @@ from funcnet.testing.compare import (
 from funcnet.testing.subject import Subject, Wrong, rule_errors
 
 
+# Relative errors below this come from rounding.
+SMALL = 1e-2
+
+
 def constants(subject: Subject) -> None:
     """1. Constant arguments hide mistakes: a factor of 1, a sum over equal things."""
     warn = subject.notes.warnings.append
@@ -343,12 +347,20 @@ def _check_linear(
     where = f"[{', '.join(map(str, index))}]" if index else ""
     name = subject.call.names[leaf]
     source = subject.source if subject.reference is not None else "the answers for g and h"
+    error = largest(got - expected) / (largest(expected) or 1.0)
+    guess = _NOT_LINEAR if error > SMALL else _NARROWED
     raise Wrong(
         f"bwd is not linear in the cotangent: for {subject.cts.rows[row].label} the cotangent of "
         f"{name} is wrong in {int(wrong.sum())} of {wrong.size} elements\n"
         f"  first at {name}{where}\n"
         f"    the rule's value  {explain.number(got[index])}\n"
         f"    expected          {explain.number(expected[index])}   from {source}\n"
-        "  guess: the cotangent is clipped, squared, compared with something, or takes an absolute "
-        "value, or something is added to the answer; a derivative does none of these"
+        f"  guess: {guess}"
     )
+
+
+_NOT_LINEAR = (
+    "the cotangent is clipped, squared, compared with something, or its absolute value is taken, or "
+    "something is added to the answer; a derivative does none of these"
+)
+_NARROWED = "the relative error is small: a cast to float32 or to a narrower dtype in bwd"

@@ -62,7 +62,7 @@ KNOWN = (
         "out_sharding",
     ),
     (
-        "varying",
+        "manual axis",
         "under shard_map the cotangent of a replicated argument has to be summed (psum) over the "
         "mesh axes on which it varies and the argument does not",
     ),
