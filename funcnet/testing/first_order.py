@@ -23,7 +23,6 @@ from funcnet.testing.compare import (
 )
 from funcnet.testing.subject import Subject, Wrong, rule_errors
 
-
 # Relative errors below this come from rounding.
 SMALL = 1e-2
 
@@ -360,7 +359,7 @@ def _check_linear(
 
 
 _NOT_LINEAR = (
-    "the cotangent is clipped, squared, compared with something, or its absolute value is taken, or "
-    "something is added to the answer; a derivative does none of these"
+    "the cotangent is clipped, squared, compared with something, or its absolute value is taken, "
+    "or something is added to the answer; a derivative does none of these"
 )
 _NARROWED = "the relative error is small: a cast to float32 or to a narrower dtype in bwd"

@@ -370,7 +370,7 @@ def test_refuses_to_run_inside_jit():
         (jax.custom_vjp(jnp.sin), "primal", "defvjp"),
         (ruled(jnp.sin, lambda a, g: (g,), fwd=jnp.sin), "primal", "must produce a pair"),
         (ruled(jnp.sin, lambda a, g: g), "cotangents", "in a tuple"),
-        (ruled(jnp.sin, lambda a, g: (g / int(0),) * 1 and 1 / 0), "cotangents", "ZeroDivision"),
+        (ruled(jnp.sin, lambda a, g: (1 / 0,)), "cotangents", "ZeroDivision"),
     ],
 )
 def test_exceptions_of_a_rule_are_failures(fn, failed, message):
