@@ -1,7 +1,7 @@
 """The `funcnet` command. `funcnet check` verifies a hand-written backward pass.
 
-The exit code is 0 if every check passes, 1 if one fails, and 2 if there was nothing to check: no such
-file, function or rule, or arguments that do not fit.
+The exit code is 0 if every check passes, 1 if one fails, and 2 if there was nothing to check: no
+such file, function or rule, or arguments that do not fit.
 """
 
 import dataclasses
@@ -92,7 +92,7 @@ def run_check(options: Check) -> Report:
             not fit.
     """
     module, function = _load(options.target)
-    with jax.enable_x64(options.dtype in ("float64", "complex128") or jax.config.jax_enable_x64):
+    with jax.enable_x64(options.dtype in ("float64", "complex128")):
         args = _arguments(options, module)
         try:
             return check_vjp(
@@ -132,7 +132,13 @@ def _load_file(path: Path) -> ModuleType:
     # A file may import its neighbours, and its dataclasses look their module up.
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules.setdefault(path.stem, module)
-    return _imported(path, lambda: spec.loader.exec_module(module) or module)
+    loader = spec.loader
+
+    def run() -> ModuleType:
+        loader.exec_module(module)
+        return module
+
+    return _imported(path, run)
 
 
 def _load_module(name: str) -> ModuleType:

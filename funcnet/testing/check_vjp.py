@@ -1,7 +1,7 @@
 """`check_vjp`: the judge of a hand-written backward pass.
 
-Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element of
-which argument is wrong, what it should be and how one knows; a check takes seconds.
+Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element
+of which argument is wrong, what it should be and how one knows; a check takes seconds.
 
 The checks run in a fixed order, each relying on what those before it have established. The first
 that fails is reported in full, and the rest are not run: they would repeat the same mistake.
@@ -184,7 +184,7 @@ def _is_factor(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """Warnings off, and JAX's strict modes too: what they would stop is judged here by its value."""
+    """Warnings and JAX's strict modes off: what they would stop is judged by its value here."""
     with (
         warnings.catch_warnings(),
         np.errstate(all="ignore"),
@@ -197,7 +197,10 @@ def _calm() -> Iterator[None]:
 
 
 def _run(
-    fn: Callable[..., Any], args: tuple[Any, ...], points: Sequence[tuple[Any, ...]], options: Options
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    points: Sequence[tuple[Any, ...]],
+    options: Options,
 ) -> Report:
     subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
     rows: list[Check] = []
@@ -268,7 +271,8 @@ def _subject(
     call = _runnable(call)
     if not twins.holds_rule(trace(call, call.fn, call.xs, call.zs)):
         raise ValueError(
-            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to check"
+            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to "
+            "check"
         )
     reference = None
     if options.reference is not None:

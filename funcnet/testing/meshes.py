@@ -76,8 +76,8 @@ def _check(subject: Subject, run: Runner, where: str) -> None:
         if wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise Wrong(
-                f"under {where} of {DEVICES} devices the cotangent of {subject.call.names[leaf]} is "
-                f"wrong in {int(wrong.sum())} of {wrong.size} elements: {g[index]:.9g} at "
+                f"under {where} of {DEVICES} devices the cotangent of {subject.call.names[leaf]} "
+                f"is wrong in {int(wrong.sum())} of {wrong.size} elements: {g[index]:.9g} at "
                 f"{list(index)}, where autodiff of the undecorated function gives {e[index]:.9g}\n"
                 "  guess: a cotangent of a replicated argument has to be summed over the devices"
             )
@@ -106,7 +106,8 @@ def _on_mesh(
     def place(values: Sequence[Any]) -> Arrays:
         specs = _specs(subject, values)
         return tuple(
-            jax.device_put(v, NamedSharding(mesh, spec)) for v, spec in zip(values, specs, strict=True)
+            jax.device_put(v, NamedSharding(mesh, spec))
+            for v, spec in zip(values, specs, strict=True)
         )
 
     with jax.set_mesh(mesh):
@@ -137,6 +138,8 @@ def _under_shard_map(subject: Subject, f: Flat) -> Arrays:
 
     def pull(xs: Arrays, zs: Arrays) -> Arrays:
         out, pullback = jax.vjp(lambda *xs: whole(xs, zs), *xs)
-        return pullback(tuple(jnp.arange(1, 1 + o.size).reshape(o.shape).astype(o.dtype) for o in out))
+        return pullback(
+            tuple(jnp.arange(1, 1 + o.size).reshape(o.shape).astype(o.dtype) for o in out)
+        )
 
     return jax.jit(pull)(subject.xs, subject.zs)
