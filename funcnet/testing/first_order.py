@@ -168,7 +168,11 @@ def _audit_raw_bwd(subject: Subject) -> None:
             raw = answer(*inputs)
     dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
-        raise Wrong(f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents")
+        count = f" of {len(raw)}" if isinstance(raw, (tuple, list)) else ""
+        raise Wrong(
+            f"bwd returns a {type(raw).__name__}{count}, expected a tuple of {len(dynamic)}: one "
+            f"cotangent for each argument"
+        )
     parts: list[Any] = []
     for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
         try:
@@ -182,6 +186,8 @@ def _audit_raw_bwd(subject: Subject) -> None:
     for index, part in enumerate(parts):
         if index in call.diff:
             _audit_float(subject, call.diff.index(index), part)
+        elif is_inexact(call.leaves[index]):
+            continue  # a default that was not given: its cotangent is not asked for
         elif part is not None and getattr(part, "dtype", None) != jax.dtypes.float0:
             raise Wrong(
                 f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer "
