@@ -51,6 +51,8 @@ class Options:
     def __post_init__(self):
         for name in ("seeds", "epochs", "batch_size"):
             require_positive_int(f"--{name.replace('_', '-')}", getattr(self, name))
+        for width in self.hidden:
+            require_positive_int("--hidden", width)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(
                 f"--learning-rate is {self.learning_rate}, expected a positive number"

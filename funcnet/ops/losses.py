@@ -234,7 +234,7 @@ def _kept(target, ignore_index):
     limits = jnp.iinfo(target.dtype)
     if not limits.min <= ignore_index <= limits.max:
         return jnp.ones(target.shape, bool)
-    return target != ignore_index
+    return target != jnp.array(ignore_index, target.dtype)
 
 
 def _is_labels(target):

@@ -109,7 +109,9 @@ class Call:
 
     def with_fixed_scalars(self) -> Call:
         """The call with Python's floats and complex numbers among the leaves that are kept."""
-        diff = [k for k, i in enumerate(self.diff) if not isinstance(self.leaves[i], (float, complex))]
+        diff = [
+            k for k, i in enumerate(self.diff) if not isinstance(self.leaves[i], (float, complex))
+        ]
         names = tuple(self.names[k] for k in diff)
         return dataclasses.replace(self, diff=tuple(self.diff[k] for k in diff), names=names)
 
@@ -139,7 +141,9 @@ def align(given: Any, like: Any) -> list[Any]:
             raise ValueError("a container stands where the argument has a leaf")
         return [given]
     parts = level.flatten_up_to(given)
-    return [leaf for part, child in zip(parts, children, strict=True) for leaf in align(part, child)]
+    return [
+        leaf for part, child in zip(parts, children, strict=True) for leaf in align(part, child)
+    ]
 
 
 def cotangent_tree(outputs: Any, ct: Sequence[Any]) -> Any:
@@ -153,6 +157,8 @@ def cotangent_tree(outputs: Any, ct: Sequence[Any]) -> Any:
 
 def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     """Sort out a function's arguments; see the module docstring."""
+    given = len(args)
+    args = _with_defaults(fn, args)
     static = tuple(i % len(args) for i in getattr(fn, "nondiff_argnums", ()) if args)
     static = static if isinstance(fn, jax.custom_vjp) else ()
     paths, treedef = jax.tree_util.tree_flatten_with_path(
@@ -161,14 +167,27 @@ def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     leaves = [leaf for _, leaf in paths]
     parameters = _parameter_names(fn, len(args))
     dynamic = [name for i, name in enumerate(parameters) if i not in static]
-    diff = tuple(i for i, leaf in enumerate(leaves) if _is_number(leaf) and is_inexact(leaf))
-    arrays = {i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))}
-    names = tuple(dynamic[paths[i][0][0].idx] + keystr(paths[i][0][1:]) for i in diff)
-    traced = tuple(i for i in sorted(arrays) if i not in diff)
     owner = tuple(path[0].idx for path, _ in paths)
-    return Call(
-        fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner
-    )
+    positions = [i for i in range(len(args)) if i not in static]
+    # A default that was not given is kept: nobody asked for its derivative.
+    asked = [i for i in range(len(leaves)) if positions[owner[i]] < given]
+    diff = tuple(i for i in asked if _is_number(leaves[i]) and is_inexact(leaves[i]))
+    arrays = [i for i in asked if isinstance(leaves[i], (jax.Array, np.ndarray))]
+    names = tuple(dynamic[owner[i]] + keystr(paths[i][0][1:]) for i in diff)
+    traced = tuple(i for i in arrays if i not in diff)
+    return Call(fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner)
+
+
+def _with_defaults(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments and the rule's own defaults for the others: JAX hands its `bwd` those too."""
+    if not isinstance(fn, jax.custom_vjp):
+        return args
+    try:
+        bound = inspect.signature(fn.__wrapped__).bind(*args)
+    except (TypeError, ValueError):  # calling it will tell what is wrong
+        return args
+    bound.apply_defaults()
+    return bound.args
 
 
 def _is_number(leaf: Any) -> bool:
