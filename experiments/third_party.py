@@ -367,8 +367,8 @@ def _():
     "flash_attention_jax",
     "flash_attention",
     pip="flash-attention-jax",
-    empty="An empty batch of queries meets a batch of two keys: the function lets it pass, its rule "
-    "does not. Of no consequence.",
+    empty="An empty batch of queries meets a batch of two keys: the function lets it pass, the "
+    "rule does not. Of no consequence.",
 )
 def _():
     module = load("flash_attention_jax.flash_attention")
