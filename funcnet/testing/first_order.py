@@ -33,6 +33,8 @@ def constants(subject: Subject) -> None:
     for name, x in zip(subject.call.names, derivatives.host(subject.xs), strict=True):
         if x.size == 0:
             warn(f"{name} is empty: its cotangent has no elements to check")
+        elif not np.isfinite(x).all():
+            warn(f"{name} is not finite everywhere: what depends on it there cannot be judged")
         elif x.size == 1 and x.flat[0] in (0.0, 1.0, -1.0):
             warn(f"{name} is {explain.number(x.flat[0])}: a missing factor {name} would not show")
         elif x.size > 1 and np.unique(x).size == 1:
@@ -168,7 +170,11 @@ def _audit_raw_bwd(subject: Subject) -> None:
             raw = answer(*inputs)
     dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
-        raise Wrong(f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents")
+        count = f" of {len(raw)}" if isinstance(raw, (tuple, list)) else ""
+        raise Wrong(
+            f"bwd returns a {type(raw).__name__}{count}, expected a tuple of {len(dynamic)}: one "
+            f"cotangent for each argument"
+        )
     parts: list[Any] = []
     for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
         try:
@@ -182,6 +188,8 @@ def _audit_raw_bwd(subject: Subject) -> None:
     for index, part in enumerate(parts):
         if index in call.diff:
             _audit_float(subject, call.diff.index(index), part)
+        elif is_inexact(call.leaves[index]):
+            continue  # a default that was not given: its cotangent is not asked for
         elif part is not None and getattr(part, "dtype", None) != jax.dtypes.float0:
             raise Wrong(
                 f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer "
