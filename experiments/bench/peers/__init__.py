@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from experiments.bench.workloads import Data, Network
+from experiments.results import cores
 
 Parameters = Sequence[tuple[np.ndarray, np.ndarray]]
 """For each affine layer the weight (out, in) and the bias (out,)."""
@@ -88,6 +89,29 @@ PEERS: dict[str, Peer] = {
     "flax-cached": Peer("flax.nnx.cached_partial", "flax_nnx", {"cached": True}, _BENCH),
     "equinox": Peer("equinox", "equinox_loop", {}, _BENCH),
 }
+
+
+def variants(name: str, seeds: int, device: str) -> dict[str, Peer]:
+    """The forms in which a peer is timed, by name: the best of PyTorch's thread counts counts.
+
+    Args:
+        name: in `PEERS`.
+        seeds: to be trained.
+        device: "cpu" or "gpu".
+    """
+    peer = PEERS[name]
+    if name in ("torch", "torch-compile") and device == "cpu":
+        return {
+            f"{name}-{n}": _with(peer, f"{n} thread{'s' if n > 1 else ''}", threads=n)
+            for n in sorted({1, cores()})
+        }
+    if name == "scan" and seeds > 1:
+        return {name: _with(peer, "vmap over seeds", seeds=seeds)}
+    return {name: peer}
+
+
+def _with(peer: Peer, what: str, **options: int) -> Peer:
+    return peer._replace(title=f"{peer.title}, {what}", options=peer.options | options)
 
 
 def batches(

@@ -30,6 +30,14 @@ def train(
     return scan_epochs(network, params, x, y, jnp.arange(epochs), draw)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def train_seeds(
+    network: Network, epochs: int, params: Any, keys: jax.Array, x: jax.Array, y: jax.Array
+) -> tuple[Any, jax.Array]:
+    """The same for each of keys (seeds,), all from the same parameters, under `jax.vmap`."""
+    return jax.vmap(lambda key: train(network, epochs, params, key, x, y))(keys)
+
+
 @partial(jax.jit, static_argnums=0)
 def train_in_order(
     network: Network, params: Any, x: jax.Array, y: jax.Array, orders: jax.Array
@@ -85,9 +93,6 @@ class _Scan:
         self._network, self._data = network, jax.device_put(data)
         self._keys = jax.random.split(jax.random.key(0), seeds)
         self._seeds = seeds
-        self._vmapped = jax.jit(
-            jax.vmap(train, in_axes=(None, None, 0, 0, None, None)), static_argnums=(0, 1)
-        )
 
     def set_parameters(self, parameters: Parameters) -> None:
         self._params = to_jax(parameters)
@@ -105,8 +110,9 @@ class _Scan:
                 self._network, epochs, self._params, self._keys[0], *self._data
             )
         else:
-            every = jax.tree.map(lambda p: jnp.stack([p] * self._seeds), self._params)
-            losses = self._vmapped(self._network, epochs, every, self._keys, *self._data)[1]
+            losses = train_seeds(
+                self._network, epochs, self._params, self._keys, *self._data
+            )[1].mean(axis=0)
         return np.asarray(losses)
 
 

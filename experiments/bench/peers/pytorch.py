@@ -25,7 +25,11 @@ class _Torch:
         self._model = nn.Sequential(*layers[:-1]).to(device)
         self._optimizer = torch.optim.SGD(self._model.parameters(), network.learning_rate)
         self._loss = nn.CrossEntropyLoss()
-        self._forward = torch.compile(self._model) if mode == "compile" else self._model
+        self._forward = self._model
+        if mode == "compile":
+            # Or else, after the sizes of several networks, it would compile for any size.
+            torch.compiler.reset()
+            self._forward = torch.compile(self._model)
         self._step = self._eager_step if mode != "graph" else self._captured_step()
 
     def set_parameters(self, parameters: Parameters) -> None:
