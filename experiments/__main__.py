@@ -14,6 +14,7 @@ NAMES = {
     "mnist": "handwritten digits: Table III, learning curves, and what is misread",
     "predict": "classify an image with a trained run of mnist",
     "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
+    "reports": "sample reports of check_vjp, for its documentation",
     "third_party": "check_vjp on backward passes that other packages define",
 }
 

@@ -434,6 +434,8 @@ def _():
 
 
 def _expectation():
+    expect = load("netket.jax").expect
+
     def log_probability(w, s):
         return jnp.sum(w * s, axis=-1) ** 2
 
@@ -441,7 +443,7 @@ def _expectation():
         return jnp.sum(jnp.tanh(w * s), axis=-1)
 
     def mean(parameters, samples):
-        return load("netket.jax").expect(log_probability, value, parameters, samples)[0]
+        return expect(log_probability, value, parameters, samples)[0]
 
     def score_function(parameters, samples):
         values = value(parameters, samples)

@@ -49,7 +49,7 @@ def with_open_jaxpr(closed: Any, jaxpr: Any) -> Any:
 
 def is_jaxpr(value: Any) -> bool:
     """Whether a parameter of an equation is a jaxpr, open or closed."""
-    return hasattr(value, "eqns") and hasattr(value, "outvars") or hasattr(value, "jaxpr")
+    return (hasattr(value, "eqns") and hasattr(value, "outvars")) or hasattr(value, "jaxpr")
 
 
 def rule_functions(rule: Any) -> tuple[Callable | None, Callable | None]:

@@ -1,6 +1,7 @@
 """`fit` is `Trainer.run` with checks, a bar, early stopping and an exception for divergence."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ VALIDATION = RNG.normal(size=(6, 2)).astype(np.float32), RNG.integers(0, 3, 6)
 TRAINER = fn.Trainer(MODEL, CE, SGD, 4)
 
 
-def fit(data=(X, LABELS), model=MODEL, loss=CE, optimizer=SGD, **options):
+def fit(data=(X, LABELS), model: fn.Module = MODEL, loss: Any = CE, optimizer=SGD, **options):
     options = {"epochs": 6, "batch_size": 4, "key": KEY, "progress": False} | options
     return fn.fit(model, loss, optimizer, data, **options)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,8 @@ import funcnet as fn
 from tests.same_bits import assert_same_bits
 
 KEY = jax.random.key(2)
-NESTED = fn.Sequential(
-    fn.Linear(2, 3),
-    fn.Sequential(fn.Tanh(), fn.Linear(3, 4, bias=False), fn.ReLU()),
-    fn.Linear(4, 3),
-)
+INNER = fn.Sequential(fn.Tanh(), fn.Linear(3, 4, bias=False), fn.ReLU())
+NESTED = fn.Sequential(fn.Linear(2, 3), INNER, fn.Linear(4, 3))
 X = jax.random.normal(KEY, (5, 2))
 LABELS = jnp.array([0, 2, 1, 1, 0])
 
@@ -34,7 +32,7 @@ def test_the_numbers_are_those_of_grad(model, loss):
     value, (d_params, d_x) = jax.value_and_grad(total, argnums=(0, 1))(params, X)
     assert jax.tree.structure(found.d_params) == jax.tree.structure(params)
     np.testing.assert_allclose(found.loss, value, rtol=1e-6)
-    close = {"rtol": 1e-5, "atol": 1e-7}
+    close: Any = {"rtol": 1e-5, "atol": 1e-7}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), found.d_params, d_params)
     np.testing.assert_allclose(found.layers[0].d_input, d_x, **close)
     prediction, _ = model.apply(params, state, X)
@@ -48,7 +46,7 @@ def test_each_layer_stands_with_its_neighbours():
     assert [trace.path for trace in found.layers] == ["0", "1.0", "1.1", "1.2", "2"]
     assert [trace.layer for trace in found.layers] == [
         NESTED.layers[0],
-        *NESTED.layers[1].layers,
+        *INNER.layers,
         NESTED.layers[2],
     ]
     assert_same_bits(found.layers[0].input, X)
@@ -66,7 +64,7 @@ def test_each_layer_stands_with_its_neighbours():
 
 @dataclasses.dataclass(frozen=True)
 class Noise(fn.Module):
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(self, params, state, x, *, key: Any = None, train=False):
         return (x + jax.random.normal(key, x.shape) if train else x), state
 
 
@@ -142,7 +140,7 @@ def test_summary_tells_shapes_and_counts(batch, capsys):
         ("2", (*batch, 3), 15),
     ]
     assert [row.layer for row in table.rows] == [
-        repr(layer) for layer in (NESTED.layers[0], *NESTED.layers[1].layers, NESTED.layers[2])
+        repr(layer) for layer in (NESTED.layers[0], *INNER.layers, NESTED.layers[2])
     ]
     params, _ = NESTED.init(KEY)
     assert table.parameters == 36 == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -151,7 +149,7 @@ def test_summary_tells_shapes_and_counts(batch, capsys):
 
 
 def test_summary_lines_up(capsys):
-    table = str(fn.summary(fn.Sequential(fn.Linear(784, 512), fn.ReLU()), [784]))
+    table = str(fn.summary(fn.Sequential(fn.Linear(784, 512), fn.ReLU()), (784,)))
     assert table == textwrap.dedent("""\
            layer                                                 output shape  parameters
         ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def test_equal_only_by_content():
         fn.MSELoss(),
         fn.MSELoss("sum"),
         fn.CrossEntropyLoss(),
-        fn.CrossEntropyLoss(weight=[1.0]),
+        fn.CrossEntropyLoss(weight=(1.0,)),
         fn.CrossEntropyLoss(label_smoothing=0.1),
     ]
     for a, b in itertools.combinations(things, 2):
@@ -78,7 +79,7 @@ def test_layers_cannot_be_changed():
 
 
 def test_numpys_sizes_are_stored_as_pythons():
-    layer = fn.Linear(np.int64(2), np.uint8(3))
+    layer = fn.Linear(np.int64(2), np.uint8(3))  # pyright: ignore[reportArgumentType]
     assert repr(layer) == "Linear(in_features=2, out_features=3, bias=True)"
     assert layer == fn.Linear(2, 3)
 
@@ -86,6 +87,7 @@ def test_numpys_sizes_are_stored_as_pythons():
 @pytest.mark.parametrize("weight", [[1, 2], (1.0, 2.0), np.array([1, 2]), jnp.array([1.0, 2.0])])
 def test_class_weights_are_stored_as_a_tuple(weight):
     loss = fn.CrossEntropyLoss(weight=weight)
+    assert loss.weight is not None
     assert loss.weight == (1.0, 2.0)
     assert all(type(w) is float for w in loss.weight)
     assert loss == fn.CrossEntropyLoss(weight=(1.0, 2.0))
@@ -133,7 +135,7 @@ class Noise(fn.Module):
     def init(self, key, dtype=jnp.float32):
         return (), jnp.int32(0)
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(self, params, state, x, *, key: Any = None, train=False):
         return (x + jax.random.normal(key, x.shape) if train else x), state + 1
 
 
@@ -256,7 +258,7 @@ class Scale(fn.Module):
     def init(self, key, dtype=jnp.float32):
         return {"factor": jnp.full(self.features, 2, dtype)}, ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(self, params, state, x, *, key: Any = None, train=False):
         return scale(x, params["factor"]), state
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.core import Tracer
 
 import funcnet as fn
 from funcnet import seeds
@@ -65,7 +66,7 @@ def test_shared_arrays_are_arguments_not_constants():
 
     def total(key, shared):
         # Were it a constant, it would be a concrete array here.
-        programs.append(isinstance(shared, jax.core.Tracer))
+        programs.append(isinstance(shared, Tracer))
         return shared.sum()
 
     np.testing.assert_array_equal(fn.map_seeds(total, KEYS, big), [49_995_000.0] * 5)

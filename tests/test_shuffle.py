@@ -83,9 +83,10 @@ def orders(n, draws):
 
 def check_uniform(n, draws):
     found = orders(n, draws)
-    for place in (0, 1, n // 2, n - 1):
+    places = sorted({0, 1, n // 2, n - 1})
+    for place in places:
         assert abs(chi_square(np.bincount(found[:, place], minlength=n))) < 5
-    for a, b in itertools.combinations((0, 1, n // 2, n - 1), 2):
+    for a, b in itertools.combinations(places, 2):
         # The pair (i, j) has n (n - 1) values: fold them, so that each cell is hit often.
         i, j = found[:, a].astype(np.int64), found[:, b].astype(np.int64)
         pair = i * (n - 1) + j - (j > i)

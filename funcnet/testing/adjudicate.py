@@ -1,8 +1,8 @@
 """Where a rule and autodiff differ, finite differences decide; at a kink, both may be right.
 
 An element of an argument is at a kink where the slopes on its two sides differ. Any number between
-them is a valid choice there. The slopes are taken for every output by itself, since a cotangent that
-mixes outputs may hide their kinks.
+them is a valid choice there. The slopes are taken for every output by itself, since a cotangent
+that mixes outputs may hide their kinks.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Finding:
     Attributes:
         case: the case.
         verdict: "wrong"; "kink" (between the one-sided slopes) or "outside" (of them); "twin" (the
-            finite differences agree with the rule, not with autodiff); "undecided" (there is nothing
-            to compare with).
+            finite differences agree with the rule, not with autodiff); "undecided" (there is
+            nothing to compare with).
         low: the smaller end of what is allowed, real parts.
         high: the larger one.
     """
@@ -130,15 +130,18 @@ def _judge(
             # The slope along i is minus the imaginary part of JAX's cotangent.
             got, expected = 1j * got, 1j * expected
         row = position[coordinate]
-        findings.append(
-            _judge_real(case, np.real(got), np.real(expected), found, row, weights)
-        )
+        findings.append(_judge_real(case, np.real(got), np.real(expected), found, row, weights))
     worst: tuple[Verdict, ...] = ("wrong", "outside", "undecided", "twin", "kink")
     return min(findings, key=lambda finding: worst.index(finding.verdict))
 
 
 def _judge_real(
-    case: Case, got: float, expected: float, found: differences.Slopes, row: int, weights: np.ndarray
+    case: Case,
+    got: float,
+    expected: float,
+    found: differences.Slopes,
+    row: int,
+    weights: np.ndarray,
 ) -> Finding:
     used = weights != 0
     w = weights[used]

@@ -109,7 +109,9 @@ class Call:
 
     def with_fixed_scalars(self) -> Call:
         """The call with Python's floats and complex numbers among the leaves that are kept."""
-        diff = [k for k, i in enumerate(self.diff) if not isinstance(self.leaves[i], (float, complex))]
+        diff = [
+            k for k, i in enumerate(self.diff) if not isinstance(self.leaves[i], (float, complex))
+        ]
         names = tuple(self.names[k] for k in diff)
         return dataclasses.replace(self, diff=tuple(self.diff[k] for k in diff), names=names)
 
@@ -139,7 +141,9 @@ def align(given: Any, like: Any) -> list[Any]:
             raise ValueError("a container stands where the argument has a leaf")
         return [given]
     parts = level.flatten_up_to(given)
-    return [leaf for part, child in zip(parts, children, strict=True) for leaf in align(part, child)]
+    return [
+        leaf for part, child in zip(parts, children, strict=True) for leaf in align(part, child)
+    ]
 
 
 def cotangent_tree(outputs: Any, ct: Sequence[Any]) -> Any:
@@ -171,9 +175,7 @@ def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     arrays = [i for i in asked if isinstance(leaves[i], (jax.Array, np.ndarray))]
     names = tuple(dynamic[owner[i]] + keystr(paths[i][0][1:]) for i in diff)
     traced = tuple(i for i in arrays if i not in diff)
-    return Call(
-        fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner
-    )
+    return Call(fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner)
 
 
 def _with_defaults(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:

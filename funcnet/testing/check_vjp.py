@@ -1,7 +1,7 @@
 """`check_vjp`: the judge of a hand-written backward pass.
 
-Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element of
-which argument is wrong, what it should be and how one knows; a check takes seconds.
+Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element
+of which argument is wrong, what it should be and how one knows; a check takes seconds.
 
 The checks run in a fixed order, each relying on what those before it have established. The first
 that fails is reported in full, and the rest are not run: they would repeat the same mistake.
@@ -112,29 +112,79 @@ def check_vjp(
     fast: bool = False,
     sharding: bool = False,
 ) -> Report:
-    """Verify the hand-written backward pass of a function, or of every rule inside it."""
-    _check_options(fn, args, order, points, stress, seed)
+    """Verify the hand-written backward pass of a function, or of every rule inside it.
+
+    The rule is compared with JAX's autodiff of the same function with its rules erased, in float64
+    and element by element; with finite differences where those two differ; then in the dtype of the
+    arguments, at larger inputs, in second order and under JAX's transformations.
+
+    Args:
+        fn: a `jax.custom_vjp`, or any function that calls some: a layer, a loss, a whole model,
+            through jit, scan, cond and checkpoint.
+        args: its arguments, a tuple of pytrees of any shapes. Floating-point and complex leaves are
+            differentiated; integers, booleans and PRNG keys are not; what stands at a rule's
+            `nondiff_argnums` is passed on as it is. Random values of no special scale are best.
+        reference: for a rule that is deliberately no derivative of its function: either a function
+            of the same arguments whose autodiff (its own rules included) is right, or
+            `(args, cotangent) -> cotangents`, with a tuple that has one entry for each argument
+            (None for zeros). Linearity is then judged as the reference has it, and finite
+            differences are left out.
+        order: 1 declares a rule that is first-order only; 2 asks for second derivatives.
+        points: more tuples of arguments at which values are checked, such as a kink or a saturated
+            region.
+        stress: factors on the inputs at which the answers have to stay finite and keep their digits
+            where the truth and autodiff do.
+        seed: of the random cotangents and samples.
+        fast: only the first five checks, and accuracy.
+        sharding: whether failures on several devices are failures, not warnings.
+
+    Returns:
+        The report: a table when printed. Its `warnings` are worth reading.
+
+    Raises:
+        RuleError: (an AssertionError) a check fails; its text is the report.
+        ValueError: `fn` does not run on `args`, holds no rule, or has nothing to differentiate; an
+            option is out of range; `reference` does not fit; or the call stands inside jit.
+        TypeError: an argument has the wrong type.
+    """
+    _check_options(fn, args, reference, order, points, stress, seed)
     with _calm():
         options = Options(reference, order, tuple(stress), int(seed), fast, sharding)
         return _run(fn, args, points, options)
 
 
-def _check_options(fn: Any, args: Any, order: Any, points: Any, stress: Any, seed: Any) -> None:
+def _check_options(
+    fn: Any, args: Any, reference: Any, order: Any, points: Any, stress: Any, seed: Any
+) -> None:
     if _compat.being_traced():
         raise ValueError("check_vjp runs functions itself; call it outside jit, vmap and grad")
     if not callable(fn):
         raise TypeError(f"fn must be a function, got {type(fn).__name__}")
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of fn's arguments, got {type(args).__name__}")
+    if reference is not None and not callable(reference):
+        raise TypeError(f"reference must be a function, got {type(reference).__name__}")
+    if not isinstance(points, (tuple, list)) or not all(isinstance(p, tuple) for p in points):
+        raise TypeError(f"points must be a sequence of tuples of arguments, got {points!r}")
+    if any(len(point) != len(args) for point in points):
+        raise ValueError("every point needs as many arguments as args has")
+    if not isinstance(stress, (tuple, list)) or not all(map(_is_factor, stress)):
+        raise ValueError(f"stress must be a sequence of positive numbers, got {stress!r}")
     if isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed must be an integer, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < float("inf")
 
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """Warnings off, and JAX's strict modes too: what they would stop is judged here by its value."""
+    """Warnings and JAX's strict modes off: what they would stop is judged by its value here."""
     with (
         warnings.catch_warnings(),
         np.errstate(all="ignore"),
@@ -147,7 +197,10 @@ def _calm() -> Iterator[None]:
 
 
 def _run(
-    fn: Callable[..., Any], args: tuple[Any, ...], points: Sequence[tuple[Any, ...]], options: Options
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    points: Sequence[tuple[Any, ...]],
+    options: Options,
 ) -> Report:
     subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
     rows: list[Check] = []
@@ -218,7 +271,8 @@ def _subject(
     call = _runnable(call)
     if not twins.holds_rule(trace(call, call.fn, call.xs, call.zs)):
         raise ValueError(
-            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to check"
+            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to "
+            "check"
         )
     reference = None
     if options.reference is not None:

@@ -10,10 +10,12 @@ import numpy as np
 FORMULA_TOLERANCE = 1e-9
 # What rounding may leave where the true value is zero, in units of |g| |f| / |x|.
 ROUNDING_FLOOR = 1e-13
-# In the working dtype: this many times autodiff's own error, plus this many units in the last place.
+# In the working dtype: so many times autodiff's own error, plus so many units in the last place.
 OWN_ERROR_FACTOR = 8.0
 ULPS = 8.0
 TRANSFORM_ULPS = 64.0
+# Of |g| |f| / |x|: what rounding leaves of terms that cancel, as in a layer norm of two features.
+CANCELLED_ULPS = 4.0
 
 
 def largest(array: np.ndarray) -> float:

@@ -58,7 +58,6 @@ def rows(pullback: Pullback, strict: bool = False) -> Callable[..., tuple[Arrays
 
     `strict` keeps XLA from computing in more precision than the dtypes say.
     """
-
     options = _compat.QUICK_STRICT_COMPILE if strict else _compat.QUICK_COMPILE
 
     def run(xs: Arrays, zs: Arrays, cts: Arrays) -> tuple[Arrays, Arrays]:

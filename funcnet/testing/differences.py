@@ -2,8 +2,8 @@
 
 Steps shrink by a factor of four from a twentieth of an element's size. Richardson's extrapolation
 (Neville's table) removes the leading error terms, and of every table the entry is taken whose
-neighbours agree best, rounding included. A function that is smooth on one scale only (a kink nearby,
-an iteration's tolerance) so reports a large error instead of a wrong slope.
+neighbours agree best, rounding included. A function that is smooth on one scale only (a kink
+nearby, an iteration's tolerance) so reports a large error instead of a wrong slope.
 
 Source: C. J. F. Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", 1982.
 """
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import _compat
-
 from funcnet.testing.call import Arrays
 
 LEVELS = 8
@@ -31,8 +30,6 @@ BATCH_NUMBERS = 2_000_000
 BATCH = 256
 # Relative difference of one-sided slopes below which a function counts as smooth.
 SMOOTH = 1e-5
-
-
 
 
 class Coordinate(NamedTuple):
@@ -118,7 +115,7 @@ def _evaluate(
     unit = np.repeat([1j if c.imaginary else 1.0 for c in coordinates], levels)
     moves = offsets.reshape(-1) * unit
     if all(not jnp.iscomplexobj(x) for x in xs):
-        moves = moves.real
+        moves = np.real(moves)
 
     def moved(leaf: Any, index: Any, move: Any) -> Any:
         inputs = [
@@ -149,7 +146,9 @@ def _extrapolate(
     first: np.ndarray, rounding: np.ndarray, factor: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best entry of Neville's table along axis 1, and its error."""
-    column, best, error = first, None, None
+    column = first
+    best = np.full_like(first[:, 0], np.nan)
+    error = np.full(best.shape, np.inf)
     for order in range(1, ORDERS):
         finer, coarser = column[:, 1:], column[:, :-1]
         next_column = finer + (finer - coarser) / (factor**order - 1)
@@ -159,13 +158,9 @@ def _extrapolate(
         choice = np.argmin(estimate, axis=1, keepdims=True)
         value = np.take_along_axis(next_column, choice, axis=1)[:, 0]
         value_error = np.take_along_axis(estimate, choice, axis=1)[:, 0]
-        if best is None or error is None:
-            best, error = value, value_error
-        else:
-            best = np.where(value_error < error, value, best)
-            error = np.minimum(value_error, error)
+        best = np.where(value_error < error, value, best)
+        error = np.minimum(value_error, error)
         column = next_column
-    assert best is not None and error is not None
     return best, error
 
 
@@ -197,5 +192,3 @@ def coordinates_of(leaf: int, indices: Sequence[int], x: Any) -> list[Coordinate
     """The real directions of these elements of an argument."""
     parts = (False, True) if jnp.iscomplexobj(x) else (False,)
     return [Coordinate(leaf, int(i), part) for i in indices for part in parts]
-
-

@@ -66,9 +66,7 @@ def guesses(mismatch: Mismatch, clues: Clues) -> Iterator[str]:
     if not np.isfinite(expected).all():
         return
     if not got.any():
-        yield (
-            "the rule returns zeros: a stop_gradient, a None, or a cotangent that was forgotten"
-        )
+        yield ("the rule returns zeros: a stop_gradient, a None, or a cotangent that was forgotten")
         return
     if clues.second is not None and _same(got, clues.second):
         yield "the answer does not change with the cotangent: bwd must multiply by it"

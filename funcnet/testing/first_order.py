@@ -23,6 +23,9 @@ from funcnet.testing.compare import (
 )
 from funcnet.testing.subject import Subject, Wrong, rule_errors
 
+# Relative errors below this come from rounding.
+SMALL = 1e-2
+
 
 def constants(subject: Subject) -> None:
     """1. Constant arguments hide mistakes: a factor of 1, a sum over equal things."""
@@ -165,8 +168,10 @@ def _audit_raw_bwd(subject: Subject) -> None:
             raw = answer(*inputs)
     dynamic = call.dynamic(call.arguments(subject.xs, subject.zs))
     if not isinstance(raw, (tuple, list)) or len(raw) != len(dynamic):
+        count = f" of {len(raw)}" if isinstance(raw, (tuple, list)) else ""
         raise Wrong(
-            f"bwd returns a {type(raw).__name__}, not a tuple of {len(dynamic)} cotangents"
+            f"bwd returns a {type(raw).__name__}{count}, expected a tuple of {len(dynamic)}: one "
+            f"cotangent for each argument"
         )
     parts: list[Any] = []
     for name, given, arg in zip(call.dynamic(call.parameters), raw, dynamic, strict=True):
@@ -181,10 +186,12 @@ def _audit_raw_bwd(subject: Subject) -> None:
     for index, part in enumerate(parts):
         if index in call.diff:
             _audit_float(subject, call.diff.index(index), part)
+        elif is_inexact(call.leaves[index]):
+            continue  # a default that was not given: its cotangent is not asked for
         elif part is not None and getattr(part, "dtype", None) != jax.dtypes.float0:
             raise Wrong(
-                f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer argument "
-                f"or a key (leaf {index}): return None, or float0 zeros"
+                f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer "
+                f"argument or a key (leaf {index}): return None, or float0 zeros"
             )
 
 
@@ -268,7 +275,7 @@ def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
 
 def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
     """Take out of `wrong` what lies at a kink, and where autodiff is at fault; note both."""
-    subject.notes.excused = [mask.any(axis=0) for mask in wrong]
+    subject.notes.excused = [np.asarray(mask.any(axis=0)) for mask in wrong]
     chosen = choose(wrong, subject.rng)
     for part in ([0], list(range(1, len(rows)))):
         cases = [
@@ -345,12 +352,20 @@ def _check_linear(
     where = f"[{', '.join(map(str, index))}]" if index else ""
     name = subject.call.names[leaf]
     source = subject.source if subject.reference is not None else "the answers for g and h"
+    error = largest(got - expected) / (largest(expected) or 1.0)
+    guess = _NOT_LINEAR if error > SMALL else _NARROWED
     raise Wrong(
         f"bwd is not linear in the cotangent: for {subject.cts.rows[row].label} the cotangent of "
         f"{name} is wrong in {int(wrong.sum())} of {wrong.size} elements\n"
         f"  first at {name}{where}\n"
         f"    the rule's value  {explain.number(got[index])}\n"
         f"    expected          {explain.number(expected[index])}   from {source}\n"
-        "  guess: the cotangent is clipped, squared, compared with something, or takes an absolute "
-        "value, or something is added to the answer; a derivative does none of these"
+        f"  guess: {guess}"
     )
+
+
+_NOT_LINEAR = (
+    "the cotangent is clipped, squared, compared with something, or its absolute value is taken, "
+    "or something is added to the answer; a derivative does none of these"
+)
+_NARROWED = "the relative error is small: a cast to float32 or to a narrower dtype in bwd"

@@ -20,7 +20,7 @@ from funcnet import _compat
 from funcnet.testing import derivatives
 from funcnet.testing.call import Arrays, twin_function
 from funcnet.testing.compare import TRANSFORM_ULPS, largest, wrong_elements
-from funcnet.testing.derivatives import Flat
+from funcnet.testing.derivatives import Flat, Pullback
 from funcnet.testing.subject import Subject, Wrong, rule_errors
 
 DEVICES = 2
@@ -39,13 +39,14 @@ def reason_to_skip(subject: Subject) -> str:
 
 
 def auto_mesh(subject: Subject) -> None:
-    """Data-parallel under jit, with Auto axes."""
-    _check(subject, lambda f: _on_mesh(subject, f, explicit=False), "an Auto mesh")
+    """Data-parallel with Auto axes, without jit and with it."""
+    _check(subject, lambda f: _on_mesh(subject, f, False, lambda g: g), "an Auto mesh, without jit")
+    _check(subject, lambda f: _on_mesh(subject, f, False, jax.jit), "an Auto mesh")
 
 
 def explicit_mesh(subject: Subject) -> None:
     """Data-parallel under jit, with Explicit axes."""
-    _check(subject, lambda f: _on_mesh(subject, f, explicit=True), "an Explicit mesh")
+    _check(subject, lambda f: _on_mesh(subject, f, True, jax.jit), "an Explicit mesh")
 
 
 def shard_map(subject: Subject) -> None:
@@ -65,7 +66,7 @@ def _check(subject: Subject, run: Runner, where: str) -> None:
                 f"the undecorated function fails on {where}: {type(error).__name__}"
             )
             return
-    with rule_errors(f"differentiating on {where}"):
+    with rule_errors(f"differentiating under {where}"):
         got = run(subject.call.function())
     for leaf, (g, e) in enumerate(
         zip(derivatives.host(got), derivatives.host(expected), strict=True)
@@ -75,8 +76,8 @@ def _check(subject: Subject, run: Runner, where: str) -> None:
         if wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise Wrong(
-                f"on {where} of {DEVICES} devices the cotangent of {subject.call.names[leaf]} is "
-                f"wrong in {int(wrong.sum())} of {wrong.size} elements: {g[index]:.9g} at "
+                f"under {where} of {DEVICES} devices the cotangent of {subject.call.names[leaf]} "
+                f"is wrong in {int(wrong.sum())} of {wrong.size} elements: {g[index]:.9g} at "
                 f"{list(index)}, where autodiff of the undecorated function gives {e[index]:.9g}\n"
                 "  guess: a cotangent of a replicated argument has to be summed over the devices"
             )
@@ -97,27 +98,30 @@ def _specs(subject: Subject, values: Sequence[Any]) -> tuple[PartitionSpec, ...]
     return tuple(PartitionSpec(AXIS) if _is_split(subject, v) else PartitionSpec() for v in values)
 
 
-def _on_mesh(subject: Subject, f: Flat, explicit: bool) -> Arrays:
+def _on_mesh(
+    subject: Subject, f: Flat, explicit: bool, compile: Callable[[Pullback], Pullback]
+) -> Arrays:
     mesh = _compat.make_mesh(DEVICES, AXIS, explicit)
 
     def place(values: Sequence[Any]) -> Arrays:
         specs = _specs(subject, values)
         return tuple(
-            jax.device_put(v, NamedSharding(mesh, spec)) for v, spec in zip(values, specs, strict=True)
+            jax.device_put(v, NamedSharding(mesh, spec))
+            for v, spec in zip(values, specs, strict=True)
         )
 
     with jax.set_mesh(mesh):
         ct = subject.working_row(0)
         xs, zs = place(subject.xs), place(subject.zs)
         if not explicit:
-            return jax.jit(derivatives.reverse(f))(xs, zs, place(ct))[1]
+            return compile(derivatives.reverse(f))(xs, zs, place(ct))[1]
         # An output's sharding follows from the inputs'; its cotangent has to have the same.
         shapes = jax.eval_shape(f, xs, zs)
         ct = tuple(
             jax.device_put(g, NamedSharding(mesh, out.sharding.spec))
             for g, out in zip(ct, shapes, strict=True)
         )
-        return jax.jit(derivatives.reverse(f))(xs, zs, ct)[1]
+        return compile(derivatives.reverse(f))(xs, zs, ct)[1]
 
 
 def _under_shard_map(subject: Subject, f: Flat) -> Arrays:
@@ -134,6 +138,8 @@ def _under_shard_map(subject: Subject, f: Flat) -> Arrays:
 
     def pull(xs: Arrays, zs: Arrays) -> Arrays:
         out, pullback = jax.vjp(lambda *xs: whole(xs, zs), *xs)
-        return pullback(tuple(jnp.arange(1, 1 + o.size).reshape(o.shape).astype(o.dtype) for o in out))
+        return pullback(
+            tuple(jnp.arange(1, 1 + o.size).reshape(o.shape).astype(o.dtype) for o in out)
+        )
 
     return jax.jit(pull)(subject.xs, subject.zs)

@@ -26,9 +26,12 @@ def finite_differences(subject: Subject) -> None:
     """6. Slopes of the undecorated function, per coordinate, a sample for each argument.
 
     The formula has been found equal to autodiff's by now, so a difference here is no fault of the
-    rule: something in the function (a stop_gradient, a rounding step) keeps autodiff from its slope.
+    rule: something in the function (a stop_gradient, a step) keeps autodiff from its slope.
     """
     coordinates = _sample(subject)
+    if not coordinates or not subject.is_wide:
+        subject.notes.remarks.append("no float64 element to move")
+        return
     rows = [0, 1]
     with subject.wide():
         cts = [array[rows] for array in subject.cts.arrays]
@@ -91,7 +94,9 @@ def _text(subject: Subject, coordinate: Coordinate, slope: float) -> str:
 def element_name(subject: Subject, leaf: int, index: int) -> str:
     """An element of an argument, as in `weight[2, 0]`."""
     where = np.unravel_index(index, subject.xs[leaf].shape)
-    return subject.call.names[leaf] + (f"[{', '.join(str(int(i)) for i in where)}]" if where else "")
+    return subject.call.names[leaf] + (
+        f"[{', '.join(str(int(i)) for i in where)}]" if where else ""
+    )
 
 
 def kinks(subject: Subject) -> None:
@@ -132,7 +137,10 @@ def _check_together(subject: Subject) -> None:
     nearby = [_nearby(subject, masks)[rows] for _ in range(2 * count + 4)]
     samples = np.stack(nearby)  # (samples, rows, kinks)
     answers = np.concatenate(
-        [a.reshape(len(a), -1)[rows][:, m] for a, m in zip(subject.rule_rows.cotangents, masks, strict=True)],
+        [
+            a.reshape(len(a), -1)[rows][:, m]
+            for a, m in zip(subject.rule_rows.cotangents, masks, strict=True)
+        ],
         axis=1,
     )
     for position, row in enumerate(rows):

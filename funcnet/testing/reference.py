@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from funcnet.testing import derivatives
 from funcnet.testing.call import Arrays, Call, align, cotangent_tree, is_inexact

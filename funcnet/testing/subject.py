@@ -1,8 +1,8 @@
 """One rule at one set of arguments, and what every check needs to know about it.
 
-Two computations stand side by side: the *working* one, in the dtypes the arguments were given in and
-under the caller's own 64-bit setting, and the *wide* one in float64, where a formula can be told
-from its rounding. Each has the rule and its un-ruled twin.
+Two computations stand side by side: the *working* one, in the dtypes the arguments were given in
+and under the caller's own 64-bit setting, and the *wide* one in float64, where a formula can be
+told from its rounding. Each has the rule and its un-ruled twin.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from funcnet.testing import cotangents, derivatives
+from funcnet.testing import cotangents, derivatives, differences
 from funcnet.testing import twin as twins
 from funcnet.testing.adjudicate import Case, Finding, adjudicate
 from funcnet.testing.call import Arrays, Call, is_inexact, make_twin, twin_function
@@ -32,6 +32,13 @@ from funcnet.testing.traps import explain_exception
 BATCH_NUMBERS = 4_000_000
 
 
+# Numbers that are moved one by one where autodiff does not apply, and how close a rule must be.
+MOST_DIFFERENCES = 512
+DIFFERENCES_TOLERANCE = 1e-6
+_AUTODIFF: dict[str, Callable[..., Pullback]] = {
+    "reverse": derivatives.reverse,
+    "forward": derivatives.forward,
+}
 # Cotangents pulled back one by one when a rule refuses jit or vmap.
 FEW_ROWS = 14
 
@@ -67,7 +74,6 @@ class RuleRows(NamedTuple):
     outputs: list[np.ndarray]
     cotangents: list[np.ndarray]
     dtypes: list[Any]
-
 
     @classmethod
     def make(cls, rows: Iterable[int], outputs: Arrays, cotangents: Arrays) -> RuleRows:
@@ -167,21 +173,23 @@ class Subject:
         """Where expected values come from, in words."""
         if self.reference is not None:
             return self.reference.source
-        mode = "" if self.reversible else " (in forward mode)"
         precision = "float64" if self.is_wide else "the working dtype"
+        if self.mode == "differences":
+            return f"finite differences of the undecorated function, in {precision}"
+        mode = " (in forward mode)" if self.mode == "forward" else ""
         return f"JAX's autodiff{mode} of the undecorated function, in {precision}"
 
     @functools.cached_property
-    def reversible(self) -> bool:
-        """Whether reverse mode differentiates the twin; a `while_loop` does not allow it."""
+    def mode(self) -> str:
+        """How the twin is differentiated: "reverse", "forward", or else by "differences"."""
+        f = twin_function(self.wide_twin)
         with self.wide():
             cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
-            pullback = derivatives.reverse(twin_function(self.wide_twin))
-            try:
-                jax.eval_shape(pullback, self.xs64, self.zs, cts)
-            except Exception:
-                return False
-        return True
+            for mode, pullback in _AUTODIFF.items():
+                with contextlib.suppress(Exception):
+                    jax.eval_shape(pullback(f), self.xs64, self.zs, cts)
+                    return mode
+        return "differences"
 
     @functools.cached_property
     def wide_outputs(self) -> list[Any]:
@@ -194,8 +202,7 @@ class Subject:
             expected = self.reference.pullback(self.call)
             outputs = twin_function(twin)
             return lambda xs, zs, ct: (outputs(xs, zs), expected(xs, zs, ct)[1])
-        mode = derivatives.reverse if self.reversible else derivatives.forward
-        return mode(twin_function(twin))
+        return _AUTODIFF[self.mode](twin_function(twin))
 
     @functools.cached_property
     def _expected_rows(self) -> Callable[..., tuple[Arrays, Arrays]]:
@@ -204,9 +211,33 @@ class Subject:
     def expected_at(self, xs64: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Outputs, and the expected cotangents of every row, at these inputs."""
         with self.wide():
+            if self.mode == "differences" and self.reference is None:
+                return self._by_differences(xs64)
             cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
             out, found = self._expected_rows(xs64, self.zs, cts)
             return derivatives.host(out), derivatives.host(found)
+
+    def _by_differences(self, xs64: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs and every row's cotangents by finite differences, for want of autodiff."""
+        f = twin_function(self.wide_twin)
+        coordinates = [
+            coordinate
+            for leaf, x in enumerate(xs64)
+            for coordinate in differences.coordinates_of(leaf, range(x.size), x)
+        ]
+        if len(coordinates) > MOST_DIFFERENCES:
+            raise ValueError(
+                f"JAX cannot differentiate {self.call.fn!r} without its rule, and finite "
+                f"differences of more than {MOST_DIFFERENCES} numbers take too long: check it on "
+                "smaller arguments"
+            )
+        cts = differences.contracted(f, self.zs, self.cts.arrays)
+        found = differences.slopes(cts, xs64, coordinates, self.eps)
+        rows = [np.zeros((len(self.cts.rows), x.size), np.asarray(x).dtype) for x in xs64]
+        for i, (leaf, index, imaginary) in enumerate(coordinates):
+            rows[leaf][:, index] += found.central[i] * (-1j if imaginary else 1)
+        shaped = [row.reshape(len(row), *x.shape) for row, x in zip(rows, xs64, strict=True)]
+        return derivatives.host(f(xs64, self.zs)), shaped
 
     @functools.cached_property
     def expected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -229,6 +260,8 @@ class Subject:
     @functools.cached_property
     def formula_tolerance(self) -> float:
         """The relative tolerance of the wide computation."""
+        if self.mode == "differences" and self.reference is None:
+            return DIFFERENCES_TOLERANCE
         if self.is_wide and self.narrow is None:
             return FORMULA_TOLERANCE
         dtypes = [self.narrow] if self.narrow is not None else [x.dtype for x in self.xs]
@@ -313,6 +346,8 @@ class Subject:
 
     def working_expected_at(self, xs: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The same at other inputs of the same types."""
+        if self.mode == "differences" and self.reference is None:
+            return self.expected
         cts = derivatives.cast([g[:2] for g in self.cts.arrays], self.outputs)
         out, found = self._compiled_working_twin(xs, self.zs, cts)
         return derivatives.host(out), derivatives.host(found)
@@ -370,8 +405,10 @@ class Subject:
         for name, x in zip(names, self.xs, strict=True):
             sizes |= {f"the size of axis {i} of {name}": n for i, n in enumerate(x.shape)}
             sizes[f"the number of elements of {name}"] = int(x.size)
-        sizes |= {f"the number of elements of {n}": int(np.prod(o.shape))
-                  for n, o in zip(self.output_names, self.outputs, strict=True)}
+        sizes |= {
+            f"the number of elements of {n}": int(np.prod(o.shape))
+            for n, o in zip(self.output_names, self.outputs, strict=True)
+        }
         return Clues(
             dict(zip(names, derivatives.host(self.xs), strict=True)),
             {n: e[row] for n, e in zip(names, self.expected[1], strict=True)},
@@ -384,5 +421,3 @@ def first_line(text: str, limit: int = 300) -> str:
     """The first line of an exception's text, cut at `limit` characters."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return line if len(line) <= limit else line[: limit - 3] + "..."
-
-

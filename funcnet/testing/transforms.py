@@ -1,7 +1,7 @@
 """Check 10: the same cotangents again, under each of JAX's transformations.
 
-Each is compared with the truth in float64, by the yardstick of the working dtype and 64 units in the
-last place. Where the undecorated function refuses a transformation, its rule is not asked to bear it.
+Each is compared with the truth in float64, by the yardstick of the working dtype and 64 units in
+the last place. Where the undecorated function refuses a transformation, its rule need not bear it.
 """
 
 from __future__ import annotations
@@ -110,16 +110,18 @@ def _argument_groups(subject: Subject) -> dict[str, tuple[set[int], set[int]]]:
 
 
 def _mapped(subject: Subject, f: Flat, group: tuple[set[int], set[int]]) -> Callable[..., Any]:
-    axes = tuple(
-        tuple(0 if i in chosen else None for i in range(len(values)))
-        for chosen, values in zip(group, (subject.xs, subject.zs), strict=True)
+    def axes(values: Arrays, chosen: set[int]) -> tuple[int | None, ...]:
+        return tuple(0 if i in chosen else None for i in range(len(values)))
+
+    def stacked(values: Arrays, chosen: set[int]) -> Arrays:
+        return tuple(jnp.stack([v, v]) if i in chosen else v for i, v in enumerate(values))
+
+    xs, zs = subject.xs, subject.zs
+    over = jax.vmap(
+        lambda xs, zs, ct: derivatives.reverse(f)(xs, zs, ct)[1],
+        in_axes=(axes(xs, group[0]), axes(zs, group[1]), 0),
     )
-    stacked = tuple(
-        tuple(jnp.stack([v, v]) if i in chosen else v for i, v in enumerate(values))
-        for chosen, values in zip(group, (subject.xs, subject.zs), strict=True)
-    )
-    over = jax.vmap(lambda xs, zs, ct: derivatives.reverse(f)(xs, zs, ct)[1], in_axes=(*axes, 0))
-    return lambda cts: over(*stacked, cts)
+    return lambda cts: over(stacked(xs, group[0]), stacked(zs, group[1]), cts)
 
 
 def _one_by_one(
@@ -160,9 +162,7 @@ def scan(subject: Subject) -> None:
 
         return jax.vjp(loop, *xs)[1](cts)
 
-    pair = tuple(
-        jnp.stack([ct, jnp.zeros_like(ct)]) for ct in subject.working_row(0)
-    )
+    pair = tuple(jnp.stack([ct, jnp.zeros_like(ct)]) for ct in subject.working_row(0))
     with rule_errors("differentiating inside a scan"):
         answer = _quick(run)(subject.xs, pair)
     _check(subject, answer, 0, ", inside a scan")
@@ -234,12 +234,8 @@ def _is_batch(found: Sequence[Any], outputs: Sequence[Any], size: int) -> bool:
     )
 
 
-def _check_empty(
-    subject: Subject, xs: Arrays, zs: Arrays, cts: Arrays, expected: Arrays
-) -> None:
-    shapes = ", ".join(
-        f"{name} {x.shape}" for name, x in zip(subject.call.names, xs, strict=True)
-    )
+def _check_empty(subject: Subject, xs: Arrays, zs: Arrays, cts: Arrays, expected: Arrays) -> None:
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in zip(subject.call.names, xs, strict=True))
     pullback = derivatives.reverse(subject.call.function())
     with rule_errors(f"differentiating with an empty batch ({shapes})"):
         answer = _quick(pullback)(xs, zs, cts)[1]
@@ -258,5 +254,3 @@ def _check_empty(
                 f"with an empty batch ({shapes}) the cotangent of {name} has {g[index]} where "
                 f"{w[index]} is right"
             )
-
-

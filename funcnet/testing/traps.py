@@ -62,7 +62,7 @@ KNOWN = (
         "out_sharding",
     ),
     (
-        "varying",
+        "manual axis",
         "under shard_map the cotangent of a replicated argument has to be summed (psum) over the "
         "mesh axes on which it varies and the argument does not",
     ),
@@ -76,7 +76,7 @@ def is_rules_fault(error: BaseException) -> bool:
 
 
 def explain_exception(error: BaseException, doing: str) -> str:
-    """What was being done, the exception, where it was raised, and the trap if it is a known one."""
+    """What was being done, the exception, where it was raised, and the trap if it is known."""
     name = type(error).__name__
     text = str(error).strip()
     lines = [f"{doing} raises {name}: {_shortened(text)}"]

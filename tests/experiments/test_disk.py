@@ -234,9 +234,9 @@ def test_as_a_command(tmp_path):
 def test_table_i(tmp_path):
     """Ten seeds at the paper's settings.
 
-    On test data no cell may be worse than the paper's. On training data SGD's noise moves a mean
-    over ten seeds: 0.2 points of accuracy and 0.01 of F1 are allowed, two standard errors of what
-    ten seeds vary by.
+    On test data no cell may be worse than the paper's. On training data its means, of ten runs
+    too, are allowed to differ by two standard errors of ours: 0.12 points of accuracy, 0.0045
+    of F1.
     """
     assert command.main(["disk", "--out", str(tmp_path)]) == 0
     runs = results.read(tmp_path).runs
@@ -249,6 +249,8 @@ def test_table_i(tmp_path):
             return statistics.fmean(getattr(run, field) for run in chosen)
 
         assert mean("accuracy_test") >= paper.accuracy_test
+        assert paper.f1_test is not None
+        assert paper.f1_train is not None
         assert mean("f1_test") >= paper.f1_test
-        assert mean("accuracy_train") >= paper.accuracy_train - 0.002
-        assert mean("f1_train") >= paper.f1_train - 0.01
+        assert mean("accuracy_train") >= paper.accuracy_train - 0.0012
+        assert mean("f1_train") >= paper.f1_train - 0.0045

@@ -1,6 +1,8 @@
 """The tester, tested: every wrong rule dies by the check it names, every right one passes."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -48,6 +50,27 @@ def test_wrong_rule_dies(rule):
 def test_right_rule_passes(rule):
     report = judge(rule, fast=True)
     assert report.failed is None, str(report)
+
+
+ON_TWO_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from experiments.kill_table.judges import by_check_vjp
+from experiments.kill_table.wrong_rules import WRONG
+for rule in WRONG:
+    if rule.options.get("sharding"):
+        print(rule.name, by_check_vjp(rule).detail, rule.caught_by, sep=": ")
+"""
+
+
+def test_wrong_rules_on_several_devices_die():
+    # In a process of its own: the number of devices is fixed with the first array.
+    run = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES], capture_output=True, text=True, check=True
+    )
+    verdicts = [line.split(": ") for line in run.stdout.splitlines()]
+    assert len(verdicts) == len(WRONG) - len(SINGLE_DEVICE)
+    assert not [name for name, got, expected in verdicts if got != expected], run.stdout
 
 
 @pytest.mark.slow
