@@ -7,6 +7,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 
+class DifferentError(ArithmeticError):
+    """A candidate computes something else than funcnet: its time would mean nothing."""
+
+
 class Candidate(NamedTuple):
     """What is timed."""
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.bench import limits
-from experiments.bench.measure import Candidate, interleave, size_for
+from experiments.bench.measure import Candidate, DifferentError, interleave, size_for
 from experiments.bench.peers import PEERS, Learner, Unavailable, variants
 from experiments.bench.peers.ours import Run, Seeds
 from experiments.bench.workloads import Data, Network, Workload
@@ -19,10 +19,6 @@ ALONE, TOGETHER = 0.4, 2.0
 CHECKED_BATCHES, CHECKED_EPOCHS, CHECKED_SEEDS = 4, 3, 2
 # Sums in another order differ by about 1e-6; another step size, loss or gradient by far more.
 TOLERANCE = 2e-5
-
-
-class DifferentError(ArithmeticError):
-    """A candidate computes something else than funcnet: its time would mean nothing."""
 
 
 class Entrant(NamedTuple):

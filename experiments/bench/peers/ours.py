@@ -53,7 +53,7 @@ class Seeds:
         network: what to train.
         data: shared by the seeds.
         keys: (seeds,) typed keys.
-        vectorized: as for `map_seeds`.
+        vectorized: see `map_seeds`.
     """
 
     def __init__(self, network: Network, data: Data, keys: jax.Array, vectorized: bool):
@@ -65,7 +65,7 @@ class Seeds:
         """Train every seed from its start; the mean loss of each epoch, (seeds, epochs)."""
         if epochs not in self._programs:
             self._programs[epochs] = self._program(epochs)
-        return np.asarray(self._programs[epochs](self._keys, *self._data))
+        return np.asarray(self._programs[epochs](self._keys, *self._data)[0])
 
     def _program(self, epochs):
         def train(key, x, y):
@@ -73,8 +73,7 @@ class Seeds:
             # The parameters are part of what a seed is for: without them XLA could drop work.
             return history["loss"], run.params
 
-        def every(keys, x, y):
-            return fn.map_seeds(train, keys, x, y, vectorized=self._vectorized)[0]
-
-        # A vectorized call compiles; in a program of its own it does so once.
-        return jax.jit(every) if self._vectorized else every
+        if self._vectorized:
+            # The program of map_seeds, which compiles it anew on every call.
+            return jax.jit(jax.vmap(train, in_axes=(0, None, None)))
+        return lambda keys, *data: fn.map_seeds(train, keys, *data)

@@ -54,9 +54,10 @@ class _Torch:
             else:
                 order = torch.tensor(orders[epoch], device=device)
             total = torch.zeros((), device=device)
-            for rows in order.split(self._network.batch_size):
-                total += self._step(self._x[rows], self._y[rows])
-            history[epoch] = total.item() / self._network.steps
+            rows = order.split(self._network.batch_size)
+            for i in rows:
+                total += self._step(self._x[i], self._y[i])
+            history[epoch] = total.item() / len(rows)
         return history
 
     def _affine(self):
