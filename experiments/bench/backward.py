@@ -44,9 +44,7 @@ def measure(networks: list[Network], rounds: int, hurry: float) -> list[dict[str
         bytes it needs kept beside its arguments and its result, and those XLA sets aside for the
         forward and the backward pass together.
     """
-    return [
-        _measured(case, rounds, hurry) for network in networks for case in cases(network)
-    ]
+    return [_measured(case, rounds, hurry) for network in networks for case in cases(network)]
 
 
 def cases(network: Network) -> Iterator[Case]:

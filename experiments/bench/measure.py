@@ -62,5 +62,3 @@ def size_for(run: Callable[[int], object], seconds: float) -> int:
     if fitting != size:
         run(fitting)
     return fitting
-
-

@@ -6,13 +6,14 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from experiments.bench.peers import PEERS, Unavailable
-from experiments.bench.workloads import TINY_DISK, TINY_MNIST, Network, DISK, MNIST
+from experiments.bench.workloads import DISK, MNIST, TINY_DISK, TINY_MNIST, Network
 
 NETWORKS = {"disk": DISK, "mnist": MNIST, "tiny-disk": TINY_DISK, "tiny-mnist": TINY_MNIST}
 
@@ -50,11 +51,13 @@ def peak_memory(peers: list[str], rounds: int, tiny: bool) -> dict[str, Any]:
         What bench.json holds: bytes for each round, and of a process that only loads the data.
     """
     network = "tiny-mnist" if tiny else "mnist"
+    titles = {"nothing": "the data alone", "funcnet": "funcnet"}
+    titles |= {name: PEERS[name].title for name in peers}
     found = {}
-    for name in tqdm(["nothing", "funcnet", *peers], desc="peak memory", leave=False):
+    for name, title in tqdm(titles.items(), desc="peak memory", leave=False):
         results = [_in_fresh_process("memory", name, network, 1) for _ in range(rounds)]
         if all("bytes" in result for result in results):
-            found[name] = [result["bytes"] for result in results]
+            found[name] = {"title": title, "bytes": [result["bytes"] for result in results]}
     return found
 
 
@@ -95,17 +98,25 @@ def peak_bytes(name: str, network: Network, epochs: int) -> dict[str, float]:
 
             Run(network, data, jax.random.key(0)).train(epochs)
         elif name != "nothing":
-            from experiments.bench.peers.plain_jax_scan import init
             from experiments.bench.peers.plain_jax import to_numpy
+            from experiments.bench.peers.plain_jax_scan import init
 
             learner = PEERS[name].make(network, data, "cpu")
             learner.set_parameters(to_numpy(init(network, jax.random.key(0))))
             learner.train(epochs)
     except (ModuleNotFoundError, Unavailable):
         return {}
-    # Linux counts in kilobytes, macOS in bytes.
+    return {"bytes": _own_peak()}
+
+
+def _own_peak() -> int:
+    """Bytes. Linux's ru_maxrss also counts the process that this one was forked from."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(fields["VmHWM"].split()[0])
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def measure(
 
 
 def our_entrants(workload: Workload, data: Data, keys: jax.Array) -> dict[str, Entrant]:
-    """funcnet's one run, or its two ways with many seeds."""
+    """Funcnet's one run, or its two ways with many seeds."""
     network = workload.network
     if workload.seeds == 1:
         run = Run(network, data, keys[0])

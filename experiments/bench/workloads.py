@@ -106,7 +106,9 @@ def workloads(tiny: bool, gpu: bool) -> dict[str, Workload]:
         counts = (1, 3)
     small, middle = (TINY_DISK, TINY_MNIST) if tiny else (DISK, MNIST)
     found = {f"disk-{seeds}": Workload(small, seeds) for seeds in counts}
-    found |= {f"mnist-{seeds}": Workload(middle, seeds) for seeds in (counts if gpu else counts[:2])}
+    found |= {
+        f"mnist-{seeds}": Workload(middle, seeds) for seeds in (counts if gpu else counts[:2])
+    }
     if not gpu:
         found["wide"] = Workload(TINY_MNIST if tiny else WIDE, 1)
     return found

@@ -1,6 +1,5 @@
 """equinox: an eqx.nn.MLP of one example, vmapped over the batch, and a step under filter_jit."""
 
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp

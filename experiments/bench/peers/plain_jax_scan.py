@@ -62,9 +62,7 @@ def init(network: Network, key: jax.Array) -> list[dict[str, jax.Array]]:
         weight_key, bias_key = jax.random.split(jax.random.fold_in(key, i))
         bound = inputs**-0.5
         draw = partial(jax.random.uniform, minval=-bound, maxval=bound)
-        params.append(
-            {"w": draw(weight_key, (inputs, outputs)), "b": draw(bias_key, (outputs,))}
-        )
+        params.append({"w": draw(weight_key, (inputs, outputs)), "b": draw(bias_key, (outputs,))})
     return params
 
 
@@ -110,9 +108,9 @@ class _Scan:
                 self._network, epochs, self._params, self._keys[0], *self._data
             )
         else:
-            losses = train_seeds(
-                self._network, epochs, self._params, self._keys, *self._data
-            )[1].mean(axis=0)
+            losses = train_seeds(self._network, epochs, self._params, self._keys, *self._data)[
+                1
+            ].mean(axis=0)
         return np.asarray(losses)
 
 
