@@ -1,4 +1,4 @@
-"""How fast funcnet trains, beside what people would use instead, and beside what the machine can do.
+"""How fast funcnet trains, beside what people would use instead and what the machine can do.
 
 Every candidate must first compute the same as funcnet. Then all are timed in turns, and their times
 compared within each round. Writes bench.json, after every part, and from it benchmark.md and
@@ -16,14 +16,15 @@ from typing import Any
 import jax
 
 from experiments import results
-from experiments.bench import backward, limits, peers, report, startup, training
+from experiments.bench import backward, limits, report, startup, training
+from experiments.bench.peers import PEERS, Name
 from experiments.bench.workloads import (
     DISK,
     MNIST,
     TINY_DISK,
     TINY_MNIST,
     WIDE,
-    workloads,
+    every_workload,
 )
 from funcnet._checks import require_positive_int
 from funcnet._files import write_atomically
@@ -43,7 +44,7 @@ class Config:
     workloads: tuple[str, ...] = ()
     """Which parts to measure: disk-1, disk-10, disk-100, mnist-1, mnist-10, wide, backward, cold,
     memory. By default all."""
-    peers: tuple[peers.Name, ...] = tuple(peers.PEERS)
+    peers: tuple[Name, ...] = tuple(PEERS)
     """Whom to measure beside funcnet."""
     rounds: int = 9
     """How often each is timed."""
@@ -101,7 +102,7 @@ def main(config: Config) -> None:
 def parts(config: Config) -> list[str]:
     """What can be measured with these options."""
     alone = [] if config.gpu else ["backward", "cold", "memory"]
-    return [*workloads(config.tiny, config.gpu), *alone]
+    return [*every_workload(config.tiny, config.gpu), *alone]
 
 
 def measure(name: str, config: Config, bench: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def measure(name: str, config: Config, bench: dict[str, Any]) -> None:
     else:
         if "one_core" not in bench and not config.gpu:
             bench["one_core"] = limits.one_core(rounds)
-        workload = workloads(config.tiny, config.gpu)[name]
+        workload = every_workload(config.tiny, config.gpu)[name]
         device = jax.default_backend()
         found = training.measure(workload, names, rounds, device, hurry)
         bench["workloads"][name] = found

@@ -13,7 +13,7 @@ from experiments.bench.measure import Candidate, DifferentError, interleave, siz
 from experiments.bench.workloads import Network
 
 CALLS = 20
-"""Backward passes in one program, on arrays of their own: calling it costs less, nothing is reused."""
+"""Backward passes in one program, each on arrays of its own, so that calling it costs little."""
 
 SECONDS = 0.1
 TOLERANCE = 1e-4

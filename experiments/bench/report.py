@@ -153,14 +153,11 @@ def _opening(bench: Bench) -> str:
         if name in versions
     )
     limit = ""
-    if one_core := bench.get("one_core"):
-        limit = f" and {1e-9 / statistics.median(one_core):.0f} on one"
-    products = [s for w in bench["workloads"].values() for s in w["product"]]
-    if products:
-        rate = 1e-9 / statistics.median(products)
-        limit = (
-            f"A product of two 2,048 x 2,048 matrices: {rate:.0f} GFLOP/s on all cores{limit}.\n"
-        )
+    if products := [s for w in bench["workloads"].values() for s in w["product"]]:
+        rates = f"{1e-9 / statistics.median(products):.0f} GFLOP/s on all cores"
+        if one_core := bench.get("one_core"):
+            rates += f", {1e-9 / statistics.median(one_core):.0f} on one"
+        limit = f"\n\nThe limit, a product of two 2,048 x 2,048 matrices: {rates}."
     where = versions["device"] if bench["config"].get("gpu") else versions["cpu"]
     return f"""# Benchmark
 
@@ -169,7 +166,8 @@ Measured by `{bench["command"]}` on {where}, {versions["cores"]} cores: {softwar
 Every workload is timed in rounds, each candidate once a round, {bench["config"]["rounds"]} rounds.
 Ratios are taken within a round; given are their median and, in parentheses, their quartiles. Before
 it is timed, every candidate has trained from funcnet's start, in funcnet's order of the examples,
-and arrived at the same losses and the same parameters. {limit}"""
+and arrived at the same losses and the same parameters.{limit}
+"""
 
 
 def _targets(bench: Bench) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from experiments.bench.peers import PEERS, Unavailable
+from experiments.bench.peers import PEERS, UnavailableError
 from experiments.bench.workloads import DISK, MNIST, TINY_DISK, TINY_MNIST, Network
 
 NETWORKS = {"disk": DISK, "mnist": MNIST, "tiny-disk": TINY_DISK, "tiny-mnist": TINY_MNIST}
@@ -104,7 +104,7 @@ def peak_bytes(name: str, network: Network, epochs: int) -> dict[str, float]:
             learner = PEERS[name].make(network, data, "cpu")
             learner.set_parameters(to_numpy(init(network, jax.random.key(0))))
             learner.train(epochs)
-    except (ModuleNotFoundError, Unavailable):
+    except (ModuleNotFoundError, UnavailableError):
         return {}
     return {"bytes": _own_peak()}
 

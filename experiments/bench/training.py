@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.bench import limits
 from experiments.bench.measure import Candidate, DifferentError, interleave, size_for
-from experiments.bench.peers import PEERS, Learner, Unavailable, variants
+from experiments.bench.peers import PEERS, Learner, UnavailableError, variants
 from experiments.bench.peers.ours import Run, Seeds
 from experiments.bench.workloads import Data, Network, Workload
 
@@ -119,7 +119,7 @@ def peer_entrants(
                 found[variant] = Entrant(peer.title, name, learner.train, int(seeds))
         except ModuleNotFoundError as error:
             left_out.append(f"{PEERS[name].title}: {error.name} is missing, {PEERS[name].install}")
-        except Unavailable as error:
+        except UnavailableError as error:
             left_out.append(f"{PEERS[name].title}: {error}")
     return found, left_out
 

@@ -94,7 +94,7 @@ TINY_DISK = dataclasses.replace(DISK, title="tiny D: 2-25-25-25-2, batch 50", ba
 TINY_MNIST = Network("tiny M: 784-16-10, batch 50", (784, 16, 10), 50, 200, 0.02)
 
 
-def workloads(tiny: bool, gpu: bool) -> dict[str, Workload]:
+def every_workload(tiny: bool, gpu: bool) -> dict[str, Workload]:
     """Every workload by name.
 
     Args:

@@ -55,13 +55,13 @@ class Peer(NamedTuple):
 
         Raises:
             ModuleNotFoundError: what it needs is not installed.
-            Unavailable: it can't work here.
+            UnavailableError: it can't work here.
         """
         module = importlib.import_module(f"experiments.bench.peers.{self.module}")
         return module.make(network, data, device=device, **self.options)
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A peer is installed but does not work on this machine; the message says why."""
 
 

@@ -18,6 +18,7 @@ class MLP(nnx.Module):
         self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
 
     def __call__(self, x):
+        """Logits, (batch, classes), of x, (batch, features)."""
         *hidden, last = self.layers
         for layer in hidden:
             x = nnx.relu(layer(x))

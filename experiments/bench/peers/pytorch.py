@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.bench.peers import Orders, Parameters, Unavailable
+from experiments.bench.peers import Orders, Parameters, UnavailableError
 from experiments.bench.workloads import Data, Network
 
 
@@ -107,17 +107,17 @@ def make(
         mode: "eager", "compile", or "graph" for a CUDA graph of the whole step.
 
     Raises:
-        Unavailable: `mode` does not work here.
+        UnavailableError: `mode` does not work here.
     """
     if device == "gpu" and not torch.cuda.is_available():
-        raise Unavailable("this PyTorch sees no CUDA device")
+        raise UnavailableError("this PyTorch sees no CUDA device")
     if mode == "graph" and device == "cpu":
-        raise Unavailable("CUDA graphs need a GPU")
+        raise UnavailableError("CUDA graphs need a GPU")
     learner = _Torch(network, data, "cuda" if device == "gpu" else "cpu", threads, mode)
     if mode == "compile":
         try:
             learner.train(1)
         except RuntimeError as error:  # no C++ compiler, no support for this Python, ...
             reason = str(error).strip().split("\n")[0]
-            raise Unavailable(f"torch.compile does not work here: {reason}") from error
+            raise UnavailableError(f"torch.compile does not work here: {reason}") from error
     return learner
