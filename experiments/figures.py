@@ -234,6 +234,44 @@ def percent(probability: float) -> str:
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
 
 
+def relative(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], reference: str, quantity: str
+) -> Figure:
+    """Draw medians with their quartiles as multiples of a reference, one panel a measurement.
+
+    Args:
+        panels: for each title and each label the median and the quartiles, all positive.
+        reference: the label of what counts as 1, which is marked.
+        quantity: what the multiples are of, for the axis: "time of a step".
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))[::-1]
+    size = (6 * columns, (0.5 + 0.25 * len(labels)) * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+        for label, (median, low, high) in panel.items():
+            colour, marker = (_COLOURS[1], "D") if label == reference else (_COLOURS[0], "o")
+            height = labels.index(label)
+            axes.plot([low, high], [height, height], color=colour, lw=2)
+            axes.plot(median, height, marker=marker, color=colour)
+            note = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+            axes.annotate(f"{median:.3g}", (max(high, median), height), xytext=(7, 0), **note)
+        axes.axvline(1, color=_COLOURS[1], lw=0.8, linestyle="--", zorder=0)
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.grid(axis="x", alpha=0.3)
+        # Room for the number beside the rightmost point.
+        axes.margins(x=0.16, y=0.08)
+        axes.xaxis.set_major_formatter("{x:g}")
+    figure.supxlabel(f"{quantity} as a multiple of {reference}'s: median and quartiles")
+    return figure
+
+
 def _square(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     ticks = np.linspace(-1, 1, 5)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -36,7 +35,8 @@ def product(seconds: float, side: int = SIDE) -> Candidate:
 
 def one_core(rounds: int, side: int = SIDE) -> list[float]:
     """Seconds per floating-point operation on one core, from a process that may use no other."""
-    command = [sys.executable, "-m", "experiments.bench.limits", str(rounds), str(side)]
+    program = f"from experiments.bench import limits; limits.main({rounds}, {side})"
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -52,12 +52,3 @@ def main(rounds: int, side: int) -> None:
         call()
         seconds.append((time.perf_counter() - start) / operations)
     print(json.dumps(seconds))
-
-
-def rate(seconds: list[float]) -> float:
-    """Floating-point operations a second, from seconds for one: the median."""
-    return 1 / statistics.median(seconds)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

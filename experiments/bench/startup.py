@@ -62,7 +62,8 @@ def peak_memory(peers: list[str], rounds: int, tiny: bool) -> dict[str, Any]:
 
 
 def _in_fresh_process(what: str, *arguments: Any) -> dict[str, float]:
-    command = [sys.executable, "-m", "experiments.bench.startup", what, *map(str, arguments)]
+    program = "from experiments.bench import startup; startup.main()"
+    command = [sys.executable, "-c", program, what, *map(str, arguments)]
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
@@ -119,7 +120,8 @@ def _own_peak() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure in this process what its arguments say; print it as the last line."""
     what, name, network, epochs = sys.argv[1:]
     measured = {"cold": time_calls, "memory": peak_bytes}[what]
     print(json.dumps(measured(name, NETWORKS[network], int(epochs))))
