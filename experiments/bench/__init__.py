@@ -23,6 +23,7 @@ from experiments.bench.workloads import (
     MNIST,
     TINY_DISK,
     TINY_MNIST,
+    TINY_WIDE,
     WIDE,
     every_workload,
 )
@@ -108,7 +109,7 @@ def parts(config: Config) -> list[str]:
 def measure(name: str, config: Config, bench: dict[str, Any]) -> None:
     """Measure one part and add it to `bench`."""
     hurry, rounds = HURRY if config.tiny else 1, config.rounds
-    every = [TINY_DISK, TINY_MNIST] if config.tiny else [DISK, MNIST, WIDE]
+    every = [TINY_DISK, TINY_MNIST, TINY_WIDE] if config.tiny else [DISK, MNIST, WIDE]
     # A graph of a step can be had on a GPU only: on a CPU there is nothing to leave out.
     names = [peer for peer in config.peers if config.gpu or peer != "torch-graph"]
     if name == "backward":

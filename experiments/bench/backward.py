@@ -1,7 +1,6 @@
 """Each backward pass alone: the rule against autodiff of the same function without its rule."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -66,22 +65,27 @@ def cases(network: Network) -> Iterator[Case]:
     yield Case(f"cross_entropy {flat}", fn.ops.cross_entropy, (logits,), (labels,))
 
 
-def residual_bytes(f: Callable[..., Any], arguments: tuple[jax.Array, ...], known: Any) -> int:
+def residual_bytes(f: Callable[..., Any], arguments: tuple[Any, ...], known: Any = ()) -> int:
     """Bytes that differentiating f keeps until the backward pass, beside what is there anyway.
 
     Args:
         f: of the arguments.
         arguments: all are differentiated.
-        known: arrays that stay in memory whatever f keeps; the result of f is added to them.
+        known: arrays that stay in memory whatever f keeps, as do the arguments and the result.
+
+    Returns:
+        The size of the distinct arrays kept. One that is the transpose of another, as autodiff
+        keeps of a weight, counts nothing: XLA makes no copy of it.
     """
     result, pull_back = jax.vjp(f, *arguments)
-    there = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((arguments, known, result))}
-    kept = {
-        leaf.unsafe_buffer_pointer(): leaf.nbytes
-        for leaf in jax.tree.leaves(pull_back)
-        if isinstance(leaf, jax.Array)
-    }
-    return sum(size for pointer, size in kept.items() if pointer not in there)
+    there = [np.asarray(leaf) for leaf in jax.tree.leaves((arguments, known, result))]
+    total = 0
+    for leaf in jax.tree.leaves(pull_back):
+        array = np.asarray(leaf)
+        if not any(np.array_equal(array, a) or np.array_equal(array, a.T) for a in there):
+            there.append(array)
+            total += array.nbytes
+    return total
 
 
 def networks_bytes(networks: list[Network]) -> list[dict[str, Any]]:
@@ -98,8 +102,7 @@ def networks_bytes(networks: list[Network]) -> list[dict[str, Any]]:
             name: residual_bytes(_forward(rule, x, y), (params,), (x, y)) / len(x)
             for name, rule in {"rule": True, "autodiff": False}.items()
         }
-        widths = sum(m for _, m in pairwise(network.sizes))
-        found.append({"title": network.title, "bytes": kept, "outputs_bytes": 4 * widths})
+        found.append({"title": network.title, "bytes": kept})
     return found
 
 
@@ -145,7 +148,7 @@ def _measured(case: Case, rounds: int, hurry: float) -> dict[str, Any]:
         "title": case.title,
         "seconds": interleave(candidates, rounds, case.title),
         "residual_bytes": {
-            name: residual_bytes(f, case.arguments, ()) for name, f in functions.items()
+            name: residual_bytes(f, case.arguments, case.constants) for name, f in functions.items()
         },
         "temporary_bytes": {
             name: _temporary_bytes(f, case.arguments, cotangents[0])

@@ -92,10 +92,10 @@ TARGETS = (
 COLD_TARGET = 0.7
 
 _AGAINST = {
-    "torch": "faster than PyTorch eager",
-    "optax": "faster than the donated step",
-    "floor": "times the arithmetic floor",
-    "limit": "of a large product's rate",
+    "torch": "times as fast as PyTorch eager",
+    "optax": "times as fast as the donated jax.grad + optax step",
+    "floor": "times the arithmetic floor of one core",
+    "limit": "share of a large product's rate",
 }
 
 
@@ -176,11 +176,15 @@ def _targets(bench: Bench) -> str:
         workload = bench["workloads"].get(target.workload)
         found = None if workload is None else _reached(target, workload, bench)
         goal = f"{'at most' if target.at_most else 'at least'} {_goal(target)}"
-        title = target.workload if workload is None else _short(workload, target.entrant)
+        title = (
+            target.workload.replace("-", ", seeds ")
+            if workload is None
+            else _short(workload, target.entrant)
+        )
         rows.append([title, _AGAINST[target.against], goal, *_verdict(found, target)])
     if cold := bench.get("cold"):
         rows.append(_cold_target(ratio(*_first_calls(cold))))
-    heading = ["", "funcnet is", "target", "measured", ""]
+    heading = ["", "what", "target", "measured", ""]
     return f"## Against the targets\n\n{table(heading, rows)}"
 
 
@@ -217,7 +221,7 @@ def _workload(workload: Mapping[str, Any]) -> str:
     entrants = workload["entrants"]
     ours = [name for name in ("funcnet", "funcnet-vectorized") if name in entrants]
     per = "step" if workload["seeds"] == 1 else "step and seed"
-    header = ["", f"µs a {per}", *(f"times {entrants[name]['title']}" for name in ours)]
+    header = ["", f"µs a {per}", *(f"relative to {entrants[name]['title']}" for name in ours)]
     rows = []
     for entrant in sorted(entrants.values(), key=lambda e: statistics.median(e["seconds"])):
         ratios = [ratio(entrant["seconds"], entrants[name]["seconds"]).text() for name in ours]
@@ -242,7 +246,7 @@ def _backward(cases: Sequence[Mapping[str, Any]]) -> str:
         ]
         for case in cases
     ]
-    header = ["", "rule, µs", "autodiff / rule"]
+    header = ["", "rule, µs", "autodiff relative to it"]
     header += [f"{what}, {who}" for what in _BYTES.values() for who in ("rule", "autodiff")]
     return (
         "## Backward passes alone\n\n"
@@ -267,7 +271,7 @@ def _networks(networks: Sequence[Mapping[str, Any]]) -> str:
         ]
         for network in networks
     ]
-    header = ["", "rules", "autodiff", "autodiff / rules"]
+    header = ["", "rules", "autodiff", "relative to the rules"]
     return (
         "## What the backward pass of a whole network keeps\n\n"
         f"Bytes per example, beside parameters and data.\n\n{table(header, rows)}"
@@ -281,7 +285,7 @@ def _first_calls(cold: Mapping[str, Any]) -> tuple[Samples, Samples]:
 
 def _cold_target(found: Spread) -> list[str]:
     verdict = "reached" if found.median < COLD_TARGET else "**missed**"
-    what = "of the obvious scan's time"
+    what = "share of the obvious scan's time"
     return ["D, cold first call", what, f"under {COLD_TARGET}", found.text(), verdict]
 
 
@@ -306,7 +310,13 @@ def _cold(cold: Mapping[str, Any] | None) -> str:
                 ratio(starting, scan_starting).text(),
             ]
         )
-    header = ["", "first call, s", "times the scan's", "of it compiling, s", "times the scan's"]
+    header = [
+        "",
+        "first call, s",
+        "relative to the scan",
+        "of it compiling, s",
+        "relative to the scan",
+    ]
     return (
         f"## Cold first call, D, {cold['steps']:,} steps\n\nFrom a fresh process with no "
         "compilation cache; initialisation, tracing and compiling included, imports not.\n"
@@ -328,7 +338,7 @@ def _memory(memory: Mapping[str, Any] | None) -> str:
     ]
     return (
         "## Peak memory of a process that trains M for an epoch\n\n"
-        f"{table(['', 'MiB', 'times funcnet'], rows)}"
+        f"{table(['', 'MiB', 'relative to funcnet'], rows)}"
     )
 
 

@@ -71,12 +71,11 @@ def _in_fresh_process(what: str, *arguments: Any) -> dict[str, float]:
 
 def time_calls(name: str, network: Network, epochs: int) -> dict[str, float]:
     """Seconds of the first and of the second call, for "funcnet" or "scan"."""
-    data = jax.device_put(network.data())
+    data, trainer = jax.device_put(network.data()), network.trainer()
 
     def call():
         key = jax.random.key(0)
         if name == "funcnet":
-            trainer = network.trainer()
             return trainer.run(trainer.init(key), data, epochs)
         from experiments.bench.peers import plain_jax_scan
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,8 +10,6 @@ import optax
 
 import funcnet as fn
 from experiments import datasets, disk
-
-Name = Literal["disk-1", "disk-10", "disk-100", "mnist-1", "mnist-10", "wide"]
 
 
 class Data(NamedTuple):
@@ -93,6 +91,10 @@ WIDE = Network("W: 784-2048-2048-10, batch 512", (784, 2048, 2048, 10), 512, 5_1
 TINY_DISK = dataclasses.replace(DISK, title="tiny D: 2-25-25-25-2, batch 50", batch_size=50)
 TINY_MNIST = Network("tiny M: 784-16-10, batch 50", (784, 16, 10), 50, 200, 0.02)
 
+TINY_WIDE = dataclasses.replace(
+    TINY_MNIST, title="tiny W: 784-32-10, batch 50", sizes=(784, 32, 10)
+)
+
 
 def every_workload(tiny: bool, gpu: bool) -> dict[str, Workload]:
     """Every workload by name.
@@ -110,5 +112,5 @@ def every_workload(tiny: bool, gpu: bool) -> dict[str, Workload]:
         f"mnist-{seeds}": Workload(middle, seeds) for seeds in (counts if gpu else counts[:2])
     }
     if not gpu:
-        found["wide"] = Workload(TINY_MNIST if tiny else WIDE, 1)
+        found["wide"] = Workload(TINY_WIDE if tiny else WIDE, 1)
     return found
