@@ -76,7 +76,12 @@ def positive_definite(n: int) -> jax.Array:
     return jnp.asarray(a @ a.T / n + np.eye(n), jnp.float32)
 
 
-@subject("optax", "scale_gradient")
+NO_HESSIAN = (
+    "fwd calls the decorated function, so forward mode over reverse (`jax.hessian`) raises."
+)
+
+
+@subject("optax", "scale_gradient", second_order=NO_HESSIAN)
 def _():
     scale = load("optax").scale_gradient
     return lambda x: scale(x, 0.5), (numbers(3),), {"reference": lambda x: 0.5 * x}
@@ -105,7 +110,7 @@ def _():
     return lambda x, gamma: softmin(x, gamma, 1), (numbers(3, 4), jnp.float32(0.7)), {}
 
 
-@subject("ott", "math.utils.softmin, gamma fixed", pip="ott-jax")
+@subject("ott", "math.utils.softmin, gamma fixed", pip="ott-jax", second_order=NO_HESSIAN)
 def _():
     softmin = load("ott.math.utils").softmin
     return lambda x: softmin(x, 0.7, 1), (numbers(3, 4),), {}
@@ -205,11 +210,6 @@ def _():
     return segment, (numbers(5, 3), numbers(2, 4, 3, seed=1), jnp.array([2, 3], jnp.int32)), {}
 
 
-NO_HESSIAN = (
-    "fwd calls the decorated function, so forward mode over reverse (`jax.hessian`) raises."
-)
-
-
 @subject(
     "jaxopt",
     "implicit_diff.custom_root on ridge regression",
@@ -269,7 +269,7 @@ def _():
     return iterate, (numbers(3), numbers(3, seed=1)), {}
 
 
-@subject("diffrax", "diffeqsolve with BacksolveAdjoint")
+@subject("diffrax", "diffeqsolve with BacksolveAdjoint", second_order=NO_HESSIAN)
 def _():
     diffrax = load("diffrax")
 
@@ -289,7 +289,13 @@ def _():
     return solve, (numbers(3), jnp.float32(0.7)), {}
 
 
-@subject("jax", "experimental.ode.odeint")
+@subject(
+    "jax",
+    "experimental.ode.odeint",
+    formula="By design: the adjoint equation is solved by another adaptive integration, so the "
+    "gradient agrees with the derivative of the steps taken to the solver's tolerance, 1.4e-8, "
+    "and no further.",
+)
 def _():
     odeint = load("jax.experimental.ode").odeint
 
@@ -357,20 +363,38 @@ def _():
     return in_z, (0.3 * jnp.tanh(numbers(4)),), {"stress": ()}
 
 
-@subject("flash_attention_jax", "flash_attention", pip="flash-attention-jax")
+@subject(
+    "flash_attention_jax",
+    "flash_attention",
+    pip="flash-attention-jax",
+    empty="An empty batch of queries meets a batch of two keys: the function lets it pass, the "
+    "rule does not. Of no consequence.",
+)
 def _():
     module = load("flash_attention_jax.flash_attention")
     q, k, v = (numbers(2, 2, 4, 4, seed=i) for i in range(3))
     return module.flash_attention, (q, k, v, jnp.ones((2, 4), bool)), {}
 
 
-@subject("flash_attention_jax", "causal_flash_attention", pip="flash-attention-jax")
+@subject(
+    "flash_attention_jax",
+    "causal_flash_attention",
+    pip="flash-attention-jax",
+    accuracy="The running maximum starts at -1e6. Where all scores of a row are below it, as at "
+    "inputs times 1e4, the row's sum is zero: 0/0, in the value as well as in the gradient.",
+)
 def _():
     module = load("flash_attention_jax.causal_flash_attention")
     return module.causal_flash_attention, tuple(numbers(2, 2, 4, 4, seed=i) for i in range(3)), {}
 
 
-@subject("flash_attention_jax", "cosine_sim_flash_attention", pip="flash-attention-jax")
+@subject(
+    "flash_attention_jax",
+    "cosine_sim_flash_attention",
+    pip="flash-attention-jax",
+    empty="Without any key the function returns zeros, and the rule slices a chunk out of an empty "
+    "array, which raises.",
+)
 def _():
     module = load("flash_attention_jax.cosine_sim_flash_attention")
     q, k, v = (numbers(4, 4, seed=i) for i in range(3))
@@ -390,7 +414,7 @@ def _():
     return decompose, (numbers(4), positive_definite(4)), {}
 
 
-@subject("matfree", "lstsq.lsmr")
+@subject("matfree", "lstsq.lsmr", second_order=NO_HESSIAN)
 def _():
     lsmr = load("matfree.lstsq").lsmr()
 

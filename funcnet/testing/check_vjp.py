@@ -22,7 +22,7 @@ import numpy as np
 from funcnet import _compat
 from funcnet.testing import accuracy, first_order, meshes, numerical, second_order, transforms
 from funcnet.testing import twin as twins
-from funcnet.testing.call import Call, make_call, trace
+from funcnet.testing.call import Call, is_inexact, make_call, trace
 from funcnet.testing.reference import make_reference
 from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
 from funcnet.testing.subject import Skipped, Subject, Wrong
@@ -269,6 +269,8 @@ def _subject(
     if not call.diff:
         raise ValueError("args hold no floating-point number, so there is nothing to differentiate")
     call = _runnable(call)
+    if not any(map(is_inexact, jax.tree.leaves(call.output_shapes(call.undecorated())))):
+        raise ValueError(f"{_name(fn)} returns no floating-point number: there is no derivative")
     if not twins.holds_rule(trace(call, call.fn, call.xs, call.zs)):
         raise ValueError(
             f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to "

@@ -33,6 +33,8 @@ def constants(subject: Subject) -> None:
     for name, x in zip(subject.call.names, derivatives.host(subject.xs), strict=True):
         if x.size == 0:
             warn(f"{name} is empty: its cotangent has no elements to check")
+        elif not np.isfinite(x).all():
+            warn(f"{name} is not finite everywhere: what depends on it there cannot be judged")
         elif x.size == 1 and x.flat[0] in (0.0, 1.0, -1.0):
             warn(f"{name} is {explain.number(x.flat[0])}: a missing factor {name} would not show")
         elif x.size > 1 and np.unique(x).size == 1:

@@ -6,7 +6,7 @@ the last place. Where the undecorated function refuses a transformation, its rul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -196,8 +196,11 @@ def alone(subject: Subject) -> None:
 
 def empty(subject: Subject) -> None:
     """With an empty batch, wherever the undecorated function takes one."""
-    tried = 0
-    for size, xs, zs in _shrunk(subject):
+    tried: list[set[int]] = []
+    for chosen in _batches(subject):
+        if any(chosen <= group for group in tried):
+            continue
+        size, xs, zs = _shrunk(subject, chosen)
         try:
             twin = make_twin(subject.call, subject.undecorated, xs, zs)
             outputs = twin.out_avals
@@ -207,22 +210,34 @@ def empty(subject: Subject) -> None:
             expected = _quick(subject.pullback_of(twin))(xs, zs, cts)[1]
         except Exception:
             continue
-        tried += 1
+        tried.append(chosen)
         _check_empty(subject, xs, zs, cts, expected)
     if not tried:
         subject.notes.remarks.append("the function takes no empty batch")
 
 
-def _shrunk(subject: Subject) -> Iterator[tuple[int, Arrays, Arrays]]:
-    """The inputs with one leading axis, then all leading axes of one size, made empty."""
-    values = (*subject.xs, *subject.zs)
-    sizes = [v.shape[0] if v.ndim else 0 for v in values]
+def _batches(subject: Subject) -> list[set[int]]:
+    """Inputs to make empty: those of one leading size together, and then each by itself.
+
+    Inputs that can be emptied together are one batch. Emptying one of them alone is not a call that
+    anybody makes, though the function may take it: `x.at[i].set(v)` ignores `v` where `i` is empty.
+    """
+    sizes = _leading_sizes(subject)
+    groups = [{i for i, s in enumerate(sizes) if s == size} for size in sorted(set(sizes) - {0})]
     alone = [{i} for i, size in enumerate(sizes) if size][: 2 * MOST_LEAVES]
-    together = [{i for i, s in enumerate(sizes) if s == size} for size in sorted(set(sizes) - {0})]
-    for chosen in alone + [group for group in together if len(group) > 1]:
-        shrunk = tuple(v[:0] if i in chosen else v for i, v in enumerate(values))
-        size = sizes[min(chosen)]
-        yield size, shrunk[: len(subject.xs)], shrunk[len(subject.xs) :]
+    return [group for group in groups if len(group) > 1] + alone
+
+
+def _leading_sizes(subject: Subject) -> list[int]:
+    return [v.shape[0] if v.ndim else 0 for v in (*subject.xs, *subject.zs)]
+
+
+def _shrunk(subject: Subject, chosen: set[int]) -> tuple[int, Arrays, Arrays]:
+    """The size that is taken away, and the inputs without it."""
+    values = (*subject.xs, *subject.zs)
+    shrunk = tuple(v[:0] if i in chosen else v for i, v in enumerate(values))
+    size = _leading_sizes(subject)[min(chosen)]
+    return size, shrunk[: len(subject.xs)], shrunk[len(subject.xs) :]
 
 
 def _is_batch(found: Sequence[Any], outputs: Sequence[Any], size: int) -> bool:
