@@ -235,18 +235,21 @@ def percent(probability: float) -> str:
 
 
 def relative(
-    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], reference: str, quantity: str
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    labels: Sequence[str],
+    quantity: str,
 ) -> Figure:
     """Draw medians with their quartiles as multiples of a reference, one panel a measurement.
 
     Args:
         panels: for each title and each label the median and the quartiles, all positive.
-        reference: the label of what counts as 1, which is marked.
+        labels: in the order from top to bottom; the first is the reference, which counts as 1.
+            It is marked, as are those whose labels begin with its.
         quantity: what the multiples are of, for the axis: "time of a step".
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))[::-1]
+    reference = labels[0]
     size = (6 * columns, (0.5 + 0.25 * len(labels)) * rows + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -254,7 +257,8 @@ def relative(
         axes.set_visible(False)
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
         for label, (median, low, high) in panel.items():
-            colour, marker = (_COLOURS[1], "D") if label == reference else (_COLOURS[0], "o")
+            own = label.startswith(reference)
+            colour, marker = (_COLOURS[1], "D") if own else (_COLOURS[0], "o")
             height = labels.index(label)
             axes.plot([low, high], [height, height], color=colour, lw=2)
             axes.plot(median, height, marker=marker, color=colour)
@@ -266,7 +270,8 @@ def relative(
         axes.set_yticks(range(len(labels)), labels)
         axes.grid(axis="x", alpha=0.3)
         # Room for the number beside the rightmost point.
-        axes.margins(x=0.16, y=0.08)
+        axes.margins(x=0.16)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.xaxis.set_major_formatter("{x:g}")
     figure.supxlabel(f"{quantity} as a multiple of {reference}'s: median and quartiles")
     return figure

@@ -91,6 +91,10 @@ TARGETS = (
 )
 COLD_TARGET = 0.7
 
+FAMILIES = {"funcnet": "funcnet", "funcnet-vectorized": "funcnet, vectorized"}
+FAMILIES |= {name: peer.title for name, peer in PEERS.items()}
+"""How the figure names everybody, in its order: PyTorch's thread counts are one."""
+
 _AGAINST = {
     "torch": "times as fast as PyTorch eager",
     "optax": "times as fast as the donated jax.grad + optax step",
@@ -131,18 +135,13 @@ def panels(bench: Bench) -> dict[str, dict[str, Spread]]:
     found = {}
     for workload in bench["workloads"].values():
         ours = workload["entrants"]["funcnet"]["seconds"]
-        titles = {e["peer"]: _family(e) for e in workload["entrants"].values()}
-        found[workload["title"]] = {
-            title: ratio(best(workload, peer) or ours, ours) for peer, title in titles.items()
+        relative = {
+            label: ratio(seconds, ours)
+            for peer, label in FAMILIES.items()
+            if (seconds := best(workload, peer))
         }
+        found[workload["title"]] = relative
     return found
-
-
-def _family(entrant: Mapping[str, Any]) -> str:
-    """The title without the number of threads or the way with seeds."""
-    if entrant["peer"].startswith("funcnet"):
-        return "funcnet, vectorized" if entrant["peer"] == "funcnet-vectorized" else "funcnet"
-    return PEERS[entrant["peer"]].title
 
 
 def _opening(bench: Bench) -> str:
