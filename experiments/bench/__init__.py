@@ -33,7 +33,7 @@ from funcnet.errors import ConfigError
 
 FILE_NAME = "bench.json"
 # How much shorter --tiny makes every timing.
-HURRY = 100
+HURRY = 10_000
 # Memory hardly varies, and each process takes seconds.
 MEMORY_ROUNDS = 3
 
@@ -91,7 +91,7 @@ def main(config: Config) -> None:
     precision = jax.default_matmul_precision("highest") if config.gpu else contextlib.nullcontext()
     with precision:
         for name in config.workloads or parts(config):
-            measure(name, config, bench)
+            add_part(name, config, bench)
             bench["versions"] = versions()
             text = json.dumps(bench, indent=1, allow_nan=False, default=os.fspath)
             write_atomically(out / FILE_NAME, f"{text}\n".encode())
@@ -106,7 +106,7 @@ def parts(config: Config) -> list[str]:
     return [*every_workload(config.tiny, config.gpu), *alone]
 
 
-def measure(name: str, config: Config, bench: dict[str, Any]) -> None:
+def add_part(name: str, config: Config, bench: dict[str, Any]) -> None:
     """Measure one part and add it to `bench`."""
     hurry, rounds = HURRY if config.tiny else 1, config.rounds
     every = [TINY_DISK, TINY_MNIST, TINY_WIDE] if config.tiny else [DISK, MNIST, WIDE]

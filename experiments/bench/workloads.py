@@ -88,7 +88,7 @@ MNIST = Network("M: 784-512-512-512-10, batch 100", (784, 512, 512, 512, 10), 10
 WIDE = Network("W: 784-2048-2048-10, batch 512", (784, 2048, 2048, 10), 512, 5_120, 0.02)
 
 # For the tests: the same shapes of program, done in no time.
-TINY_DISK = dataclasses.replace(DISK, title="tiny D: 2-25-25-25-2, batch 50", batch_size=50)
+TINY_DISK = Network("tiny D: 2-25-25-2, batch 50", (2, 25, 25, 2), 50, 200, 0.03)
 TINY_MNIST = Network("tiny M: 784-16-10, batch 50", (784, 16, 10), 50, 200, 0.02)
 
 TINY_WIDE = dataclasses.replace(
