@@ -235,7 +235,7 @@ def python_loop_over_the_batch(residuals, g):
     return jnp.stack([w @ g_i for g_i in g]), x.T @ g
 
 
-@wrong(project, arrays("4 3", "3 2"), caught_by="explicit_mesh", sharding=True)
+@wrong(project, arrays("4 3", "3 2"), caught_by="auto_mesh", sharding=True)
 def pinned_to_the_first_device(residuals, g):
     """The backward pass puts its work on one device by name."""
     x, w = residuals
