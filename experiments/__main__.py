@@ -15,7 +15,6 @@ NAMES = {
     "predict": "classify an image with a trained run of mnist",
     "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
     "reports": "sample reports of check_vjp, for its documentation",
-    "bench": "how fast funcnet trains, beside what people would use instead",
     "third_party": "check_vjp on backward passes that other packages define",
 }
 

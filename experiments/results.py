@@ -146,7 +146,7 @@ def versions() -> dict[str, str | int]:
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")},
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": _cores(),
         "device": jax.devices()[0].device_kind,
     }
     # Asked for only if it took part: importing it takes seconds.
@@ -178,7 +178,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
+def _cores() -> int:
     """Return the cores that this process may use, which in a container are fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""What every test runs under: no implicit rank promotion, and missing extras only outside CI."""
+"""What every test runs under: no implicit rank promotion, and PyTorch's absence only outside CI."""
 
 import importlib.util
 import os
@@ -20,18 +20,10 @@ def x64():
         yield
 
 
-# For each marker, what its tests import and the extra that installs that.
-EXTRAS = {"torch": ("torch",), "bench": ("flax", "equinox")}
-
-
 def pytest_collection_modifyitems(items):
-    if "CI" in os.environ:
+    if importlib.util.find_spec("torch") is not None or "CI" in os.environ:
         return
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        if not missing:
-            continue
-        reason = f"needs {', '.join(missing)}: pip install 'funcnet[{extra}]'"
-        for item in items:
-            if item.get_closest_marker(extra):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    reason = "needs PyTorch: pip install 'funcnet[torch]'"
+    for item in items:
+        if item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason=reason))
