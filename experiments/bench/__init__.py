@@ -122,6 +122,7 @@ def add_part(name: str, config: Config, bench: dict[str, Any]) -> None:
     else:
         if "one_core" not in bench and not config.gpu:
             bench["one_core"] = limits.one_core(rounds)
+            bench["torch_product"] = limits.torch_product(rounds) if "torch" in names else None
         workload = every_workload(config.tiny, config.gpu)[name]
         device = jax.default_backend()
         found = training.measure(workload, names, rounds, device, hurry)

@@ -153,20 +153,37 @@ def _opening(bench: Bench) -> str:
     )
     limit = ""
     if products := [s for w in bench["workloads"].values() for s in w["product"]]:
-        rates = f"{1e-9 / statistics.median(products):.0f} GFLOP/s on all cores"
-        if one_core := bench.get("one_core"):
-            rates += f", {1e-9 / statistics.median(one_core):.0f} on one"
+        rates = f"{_rate(products)} GFLOP/s on all cores"
+        if bench.get("one_core"):
+            rates += f" and {_rate(bench['one_core'])} on one"
+        rates += " in JAX"
+        if bench.get("torch_product"):
+            rates += f", {_rate(bench['torch_product'])} in PyTorch"
         limit = f"\n\nThe limit, a product of two 2,048 x 2,048 matrices: {rates}."
     where = versions["device"] if bench["config"].get("gpu") else versions["cpu"]
     return f"""# Benchmark
 
 Measured by `{bench["command"]}` on {where}, {versions["cores"]} cores: {software}.
 
+Run it on a machine that has nothing else to do, and make this page from what it wrote:
+
+```sh
+make bench
+python -m experiments bench --render runs/bench/bench.json --out docs
+```
+
 Every workload is timed in rounds, each candidate once a round, {bench["config"]["rounds"]} rounds.
 Ratios are taken within a round; given are their median and, in parentheses, their quartiles. Before
 it is timed, every candidate has trained from funcnet's start, in funcnet's order of the examples,
-and arrived at the same losses and the same parameters.{limit}
+and arrived at the same losses and the same parameters. Training alone is timed: no compilation, and
+no initialisation but where funcnet trains many seeds, which it initialises as well. Who trains seeds
+one after another takes as long for each as for one, so one is timed; as many processes as cores would
+halve that on two cores, for a framework whose single run leaves a core idle.{limit}
 """
+
+
+def _rate(seconds: Samples) -> str:
+    return f"{1e-9 / statistics.median(seconds):.0f}"
 
 
 def _targets(bench: Bench) -> str:

@@ -37,7 +37,8 @@ class Run:
     def orders(self, epochs: int) -> Orders:
         """The orders in which the first epochs visit the examples."""
         n = len(self._data.x)
-        return np.stack([epoch_order(self._start.key, e, n) for e in range(epochs)])
+        draw = jax.jit(epoch_order, static_argnums=2)
+        return np.stack([draw(self._start.key, epoch, n) for epoch in range(epochs)])
 
     def train(self, epochs: int, orders: Orders | None = None) -> np.ndarray:
         """Train; funcnet draws its own orders, so `orders` must be None."""
