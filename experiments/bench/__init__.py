@@ -17,7 +17,7 @@ import jax
 
 from experiments import results
 from experiments.bench import backward, limits, report, startup, training
-from experiments.bench.peers import PEERS, Name
+from experiments.bench.peers import NAMES, Name
 from experiments.bench.workloads import (
     DISK,
     MNIST,
@@ -45,7 +45,7 @@ class Config:
     workloads: tuple[str, ...] = ()
     """Which parts to measure: disk-1, disk-10, disk-100, mnist-1, mnist-10, wide, backward, cold,
     memory. By default all."""
-    peers: tuple[Name, ...] = tuple(PEERS)
+    peers: tuple[Name, ...] = NAMES
     """Whom to measure beside funcnet."""
     rounds: int = 9
     """How often each is timed."""

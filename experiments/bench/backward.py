@@ -108,9 +108,8 @@ def networks_bytes(networks: list[Network]) -> list[dict[str, Any]]:
 
 def _forward(rule: bool, x: jax.Array, y: jax.Array) -> Callable[[Any], jax.Array]:
     """The loss of a network as a function of its parameters, with rules or without."""
-    linear, relu, cross_entropy = (
-        op if rule else op.__wrapped__ for op in (fn.ops.linear, fn.ops.relu, fn.ops.cross_entropy)
-    )
+    ops: list[Any] = [fn.ops.linear, fn.ops.relu, fn.ops.cross_entropy]
+    linear, relu, cross_entropy = ops if rule else [op.__wrapped__ for op in ops]
 
     def loss(params):
         layers = [layer for layer in params if layer]
@@ -181,4 +180,5 @@ def _temporary_bytes(f, arguments, cotangent):
         return result, pull_back(cotangent)
 
     compiled = jax.jit(forward_and_backward).lower(arguments, cotangent).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes

@@ -176,9 +176,9 @@ Every workload is timed in rounds, each candidate once a round, {bench["config"]
 Ratios are taken within a round; given are their median and, in parentheses, their quartiles. Before
 it is timed, every candidate has trained from funcnet's start, in funcnet's order of the examples,
 and arrived at the same losses and the same parameters. Training alone is timed: no compilation, and
-no initialisation but where funcnet trains many seeds, which it initialises as well. Who trains seeds
-one after another takes as long for each as for one, so one is timed; as many processes as cores would
-halve that on two cores, for a framework whose single run leaves a core idle.{limit}
+no initialisation but where funcnet trains many seeds, which it initialises as well. Who trains
+seeds one after another takes as long for each as for one, so one is timed; where that leaves a core
+idle, a process for each core would be faster.{limit}
 """
 
 
@@ -213,7 +213,9 @@ def _reached(target: Target, workload: Mapping[str, Any], bench: Bench) -> Sprea
         one_core = bench.get("one_core")
         return floors(workload, one_core) if one_core else None
     seconds = best(workload, target.against)
-    return seconds and ratio(seconds, workload["entrants"][target.entrant]["seconds"])
+    return (
+        None if seconds is None else ratio(seconds, workload["entrants"][target.entrant]["seconds"])
+    )
 
 
 def _verdict(found: Spread | None, target: Target) -> list[str]:

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -75,6 +75,8 @@ Name = Literal[
     "flax-cached",
     "equinox",
 ]
+
+NAMES: tuple[Name, ...] = get_args(Name)
 
 _TORCH = "pip install 'funcnet[torch]'"
 _BENCH = "pip install 'funcnet[bench]'"

@@ -48,14 +48,11 @@ class _Flax:
 
     def set_parameters(self, parameters: Parameters) -> None:
         for layer, (weight, bias) in zip(self._model.layers, parameters, strict=True):
-            layer.kernel.set_value(jnp.array(weight.T))
-            layer.bias.set_value(jnp.array(bias))
+            layer.kernel[...] = jnp.array(weight.T)
+            layer.bias[...] = jnp.array(bias)
 
     def parameters(self) -> Parameters:
-        return [
-            (np.array(layer.kernel.get_value()).T, np.array(layer.bias.get_value()))
-            for layer in self._model.layers
-        ]
+        return [(np.array(layer.kernel).T, np.array(layer.bias)) for layer in self._model.layers]
 
     def train(self, epochs: int, orders: Orders | None = None) -> np.ndarray:
         if self._cached:
