@@ -1,6 +1,7 @@
 """flax.nnx: a mutable model and optimizer, and a step under nnx.jit, plain or cached_partial."""
 
 from itertools import pairwise
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,8 @@ class _Flax:
         self._cached = cached
 
     def set_parameters(self, parameters: Parameters) -> None:
-        for layer, (weight, bias) in zip(self._model.layers, parameters, strict=True):
+        layers: Any = self._model.layers
+        for layer, (weight, bias) in zip(layers, parameters, strict=True):
             layer.kernel[...] = jnp.array(weight.T)
             layer.bias[...] = jnp.array(bias)
 
