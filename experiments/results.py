@@ -23,6 +23,7 @@ import jax
 
 import funcnet
 from funcnet._files import write_atomically
+from funcnet.seeds import cores
 
 FILE_NAME = "results.json"
 
@@ -146,7 +147,7 @@ def versions() -> dict[str, str | int]:
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")},
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": cores(),
         "device": jax.devices()[0].device_kind,
     }
     # Asked for only if it took part: importing it takes seconds.
@@ -176,10 +177,3 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Return the cores that this process may use, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -76,11 +76,11 @@ def _compiled(train, key, shared):
         return lambda key: program(jax.device_put(key, device), *placed)
 
     if len(devices) == 1 and devices[0].platform == "cpu":
-        return [on(devices[0])] * _cores()
+        return [on(devices[0])] * cores()
     return [on(device) for device in devices]
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores this process may use; in a container, fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -74,7 +74,7 @@ def test_shared_arrays_are_arguments_not_constants():
 
 
 def test_results_keep_their_order_when_later_runs_end_first(monkeypatch):
-    monkeypatch.setattr(seeds, "_cores", lambda: 4)
+    monkeypatch.setattr(seeds, "cores", lambda: 4)
 
     def slow_first(key, steps):
         step = steps[jax.random.bits(key) % 2]
@@ -85,7 +85,7 @@ def test_results_keep_their_order_when_later_runs_end_first(monkeypatch):
 
 
 def test_one_core_is_enough(monkeypatch):
-    monkeypatch.setattr(seeds, "_cores", lambda: 1)
+    monkeypatch.setattr(seeds, "cores", lambda: 1)
     found = fn.map_seeds(jax.random.normal, KEYS)
     np.testing.assert_array_equal(found, jax.lax.map(jax.random.normal, KEYS))
 
