@@ -10,7 +10,7 @@ READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run mnist test test-slow check lint types clean
+.PHONY: help run mnist bench measure-bench test test-slow check lint types clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ run: $(READY)  ## Reproduce the paper's disk experiment: tables and figures in r
 
 mnist: $(READY)  ## Reproduce the paper's MNIST experiment: table and figures in runs/mnist
 	$(RUN) -m experiments mnist
+
+bench:  ## Compare the speed with PyTorch, flax and others, on a quiet machine; page in runs/bench
+	$(MAKE) EXTRAS=plots,torch,bench measure-bench
+
+measure-bench: $(READY)
+	$(RUN) -m experiments bench
 
 test: $(READY)  ## Run the tests but for the slow ones
 	$(RUN) -m pytest -n auto $(ARGS)

@@ -1,20 +1,25 @@
 """Run an experiment: python -m experiments NAME [options]; --help after the name lists them."""
 
 import importlib
+import shlex
 import sys
 
 import jax
 import tyro
 
 from experiments.datasets import cache_folder
+from experiments.saving import StoppedError
+from funcnet import debugging
 from funcnet.errors import FuncnetError
 
 NAMES = {
     "disk": "the paper's toy problem: Tables I and II and Figures 1 to 3",
     "mnist": "handwritten digits: Table III, learning curves, and what is misread",
+    "deep": "a network too deep to train, and what batch norm and residuals make of it",
     "predict": "classify an image with a trained run of mnist",
     "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
     "reports": "sample reports of check_vjp, for its documentation",
+    "bench": "how fast funcnet trains, beside what people would use instead",
     "third_party": "check_vjp on backward passes that other packages define",
 }
 
@@ -34,18 +39,31 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     experiment = importlib.import_module(f"experiments.{name}")
+    # Defaults may depend on another option.
+    defaults = getattr(experiment, "defaults", None)
     config = tyro.cli(
         experiment.Config,
+        default=defaults(arguments[1:]) if defaults else tyro.MISSING_NONPROP,
         prog=f"python -m experiments {name}",
         description=experiment.__doc__,
         args=arguments[1:],
     )
     try:
-        experiment.main(config)
+        if getattr(config, "debug", False):
+            with debugging() as seen:
+                experiment.main(config)
+            print(f"\n{seen}")
+        else:
+            experiment.main(config)
     except (FuncnetError, OSError, ModuleNotFoundError) as error:
         # What the user can mend gets a sentence; a traceback is for bugs.
         print(f"python -m experiments {name}: {error}", file=sys.stderr)
         return 1
+    except StoppedError as stopped:
+        again = shlex.join([*arguments, *(["--resume"] if "--resume" not in arguments else [])])
+        print(f"python -m experiments {name}: {stopped}; to go on:", file=sys.stderr)
+        print(f"    python -m experiments {again}", file=sys.stderr)
+        return 128 + stopped.signal  # as a shell counts it
     return 0
 
 

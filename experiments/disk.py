@@ -21,11 +21,13 @@ from jax import Array
 
 import funcnet as fn
 from experiments import results, runner, tables
-from experiments.runner import Options
+from experiments.runner import FuncnetLearner, Options
+from experiments.saving import Saving, saving
 from experiments.tables import TITLES
 
 RADIUS = 1 / math.sqrt(2 * math.pi)
 EXAMPLES = 1000
+PIECE = 100  # epochs between two looks for a signal, where no checkpoints are asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class Config(Options):
     learning_rate: float = 0.03
     hidden: tuple[int, ...] = (25, 25, 25)
     out: Path = Path("runs/disk")
+
+    @property
+    def examples(self) -> int:
+        """How many points a seed is trained with."""
+        return EXAMPLES
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -65,39 +72,56 @@ def main(config: Config) -> None:
 
     out = results.prepare_out(config.out)
     record = runner.Record(out, config, tables.DISK)
-    curves, reports = {}, []
-    for loss in runner.LOSSES if config.loss == "both" else [config.loss]:
-        first, histories, differences = run_loss(config, loss, record)
-        for framework, losses in histories.items():
-            title = f"{TITLES[loss]}, {TITLES[framework]}" if config.with_torch else TITLES[loss]
-            curves[title] = np.stack(losses)
-        runs = [run for run in record.runs if run.loss == loss]
-        _draw_regions(figures, config, loss, first, runs[0], out)
-        if config.same_start:
-            reports.append(same_start.write(out, loss, differences, runs))
+    losses = [*runner.LOSSES] if config.loss == "both" else [config.loss]
+    curves, reports, first = {}, [], None
+    with saving(config) as on_disk:
+        names = [seed_name(loss, seed) for loss in losses for seed in range(config.seeds)]
+        finished = on_disk.finished(names)
+        for loss in losses:
+            outcomes, histories, differences = run_loss(config, loss, record, on_disk)
+            for framework, history in histories.items():
+                title = TITLES[loss]
+                title = f"{title}, {TITLES[framework]}" if config.with_torch else title
+                curves[title] = np.stack(history)
+            runs = [run for run in record.runs if run.loss == loss]
+            if not runs:  # each of them diverged
+                continue
+            first = outcomes[0]
+            _draw_regions(figures, config, loss, first, runs[0], out)
+            if config.same_start:
+                reports.append(same_start.write(out, loss, differences, runs))
+    record.require_some()
+    assert first is not None
     figures.save(
         figures.points(np.asarray(first.x[0]), np.asarray(first.y[0]), RADIUS),
         out / "figure-1-points.png",
     )
     figures.save(figures.curves(curves, "training loss", log=True), out / "loss.png")
     print("\n".join(["", record.table, *reports]))
+    if finished:
+        print(runner.FINISHED)
     print(f"written to {out}: results.json, table.md, the parameters, and the figures")
 
 
-def run_loss(config: Config, loss: str, record: runner.Record):
+def run_loss(config: Config, loss: str, record: runner.Record, on_disk: Saving):
     """Train every seed with one loss, in PyTorch too if asked; record each seed when it is done.
 
     Returns:
-        Seed 0's outcome; each framework's losses, an array (epochs,) a seed; and each seed's
-        `runner.Trained.differences`, where both frameworks started from the same weights.
+        The outcomes of the seeds that did not diverge; each framework's losses, an array (epochs,)
+        a seed; and each seed's `runner.Trained.differences`, where both frameworks started from
+        the same weights.
     """
     outcomes, histories, differences = [], defaultdict(list), []
     compare = make_comparison(config, loss) if config.with_torch else None
-    for seed, (outcome, seconds, compile_seconds) in enumerate(train_seeds(config, loss)):
+    seeds = train_saving(config, loss, on_disk) if config.saving else train_seeds(config, loss)
+    for seed, (outcome, seconds, compile_seconds) in enumerate(seeds):
         title = f"{TITLES[loss]}, seed {seed}"
-        fn.save_params(config.out / f"params-{loss}-{seed}.safetensors", outcome.params)
+        fn.save_params(config.out / f"params-{seed_name(loss, seed)}.safetensors", outcome.params)
         if outcome.diverged_at >= 0:
-            raise runner.divergence(title, int(outcome.diverged_at))
+            stopped = stopped_learner(config, loss, seed, outcome)
+            error = runner.divergence(title, int(outcome.diverged_at), stopped)
+            record.leave_out(error, loss, seed, "funcnet")
+            continue
         times = seconds, compile_seconds
         record.add(_run("funcnet", loss, seed, outcome, outcome.predicted, *times))
         histories["funcnet"].append(outcome.loss)
@@ -108,7 +132,7 @@ def run_loss(config: Config, loss: str, record: runner.Record):
             histories[learner.framework].append(trained.losses[-1])
             differences.append(trained.differences)
         outcomes.append(outcome)
-    return outcomes[0], histories, differences
+    return outcomes, histories, differences
 
 
 def make_comparison(config: Config, loss: str):
@@ -129,13 +153,22 @@ def make_comparison(config: Config, loss: str):
         if config.same_start:
             # Once more, epoch by epoch: the timed run was one program from end to end.
             start = trainer.init(split_key(jax.random.key(seed))[-1])
-            beside = [runner.FuncnetLearner(trainer, start, data)]
+            beside = [FuncnetLearner(trainer, start, data)]
         for peer in peers:
             learner = peer.learner(data, seed, start)
             name = f"{title}, {TITLES[peer.framework]}"
             yield learner, runner.train([*beside, learner], config.epochs, name)
 
     return compare
+
+
+def stopped_learner(config: Config, loss: str, seed: int, outcome: Outcome) -> FuncnetLearner:
+    """Return the learner of a seed that diverged, before the epoch in which it did."""
+    trainer = runner.make_trainer(config, config.sizes, loss)
+    run = trainer.init(split_key(jax.random.key(seed))[-1])
+    run = run._replace(params=outcome.params, epoch=jnp.asarray(outcome.diverged_at))
+    data = jnp.asarray(outcome.x[0]), make_target(loss, jnp.asarray(outcome.y[0]))
+    return FuncnetLearner(trainer, run, data)
 
 
 def split_key(key: Array) -> Array:
@@ -186,7 +219,7 @@ def train_seeds(config: Config, loss: str) -> Iterator[tuple[Outcome, float, flo
     outcome has the same bits either way.
     """
     train = make_train(config, loss)
-    keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
+    keys = [jax.random.key(seed) for seed in range(config.seeds)]
     start = time.perf_counter()
     program = jax.jit(train).lower(keys[0]).compile()
     compile_seconds = time.perf_counter() - start
@@ -202,11 +235,63 @@ def train_seeds(config: Config, loss: str) -> Iterator[tuple[Outcome, float, flo
         yield jax.device_get(outcome), seconds, compile_seconds
     if config.seeds > alone:
         start = time.perf_counter()
-        others = jax.device_get(fn.map_seeds(train, keys[alone:]))
+        others = jax.device_get(fn.map_seeds(train, jnp.stack(keys[alone:])))
         elapsed = time.perf_counter() - start
         print(f"{TITLES[loss]}: {config.seeds - 1} more on every core in {elapsed:.2f} s")
         for i in range(config.seeds - alone):
             yield jax.tree.map(lambda leaf, i=i: leaf[i], others), seconds, compile_seconds
+
+
+def train_saving(
+    config: Config, loss: str, on_disk: Saving
+) -> Iterator[tuple[Outcome, float, float]]:
+    """Yield the same with the same bits, every seed trained in pieces between checkpoints.
+
+    One after the other and each timed: two at a time would leave a signal waiting for both.
+
+    Raises:
+        StoppedError: a signal asked to stop; the seed at hand is saved.
+        CheckpointError: what was saved is of another configuration.
+    """
+    trainer = runner.make_trainer(config, config.sizes, loss)
+    piece = min(config.checkpoint_every or PIECE, config.epochs)
+    compile_seconds, none = 0.0, np.zeros(0)
+    compiled = on_disk.finished([seed_name(loss, seed) for seed in range(config.seeds)])
+    for seed in range(config.seeds):
+        train_key, test_key, run_key = split_key(jax.random.key(seed))
+        (x, y), (x_test, y_test) = make_data(train_key), make_data(test_key)
+        data = x, make_target(loss, y)
+        run = trainer.init(run_key)
+        if not compiled:
+            lengths = {piece, config.epochs % piece} - {0}  # each is a program of its own
+            compile_seconds = sum(runner.warm_up(trainer, run, data, n) for n in lengths)
+            compiled = True
+        learner = FuncnetLearner(trainer, run, data, compile_seconds)
+        saved = on_disk.seed(seed_name(loss, seed), [learner], (x_test, y_test))
+        losses = saved.restore(none)
+        while len(losses) < config.epochs and np.isfinite(losses).all():
+            more = learner.epochs(min(piece - len(losses) % piece, config.epochs - len(losses)))
+            losses = np.append(losses, more)
+            if np.isfinite(more).all():
+                saved.after(len(losses), losses, none)
+        both = jnp.stack([x, x_test])
+        logits, _ = trainer.model.apply(learner.run.params, learner.run.state, both)
+        finite = np.isfinite(losses)
+        outcome = Outcome(
+            learner.run.params,
+            jnp.asarray(losses, jnp.float32),
+            jnp.int32(-1 if finite.all() else finite.argmin()),
+            both,
+            jnp.stack([y, y_test]),
+            logits.argmax(axis=-1),
+        )
+        print(f"{TITLES[loss]}, seed {seed}: trained in {learner.seconds:.2f} s", flush=True)
+        yield jax.device_get(outcome), learner.seconds, learner.compile_seconds
+
+
+def seed_name(loss: str, seed: int) -> str:
+    """Return the name of a seed's files."""
+    return f"{loss}-{seed}"
 
 
 def _run(framework, loss, seed, outcome, predicted, seconds, compile_seconds) -> results.Run:

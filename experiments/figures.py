@@ -119,20 +119,51 @@ def curves(
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for i, (label, values) in enumerate(series.items()):
-        colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
-        finite = np.ma.masked_invalid(values)
-        x = np.arange(1, finite.shape[1] + 1) if epochs is None else epochs
-        seeds = f"{len(finite)} seeds" if len(finite) > 1 else "1 seed"
-        axes.plot(x, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
-        axes.fill_between(x, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
+    _bands(axes, series, epochs)
     axes.set(xlabel="epoch", ylabel=quantity, title=f"{quantity}: mean and range over the seeds")
     if log:
         axes.set_yscale("log")
-    axes.margins(x=0)
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def depths(losses: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> Figure:
+    """Draw why depth hurts: the loss over the epochs, and each layer's gradient before them.
+
+    Args:
+        losses: for each network its training loss, (seeds, epochs).
+        gradients: for each network the norm of the gradient of each layer's weight before the
+            first step, (seeds, layers); every one must be positive.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _bands(left, losses)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log", title="training loss")
+    _bands(right, gradients)
+    right.set(
+        xlabel="layer, counted from the input",
+        ylabel="norm of its weight's gradient",
+        yscale="log",
+        title="gradients before the first step",
+    )
+    left.legend()
+    figure.suptitle("mean and range over the seeds")
+    return figure
+
+
+def _bands(
+    axes: Axes, series: Mapping[str, np.ndarray], places: Sequence[int] | None = None
+) -> None:
+    """A curve and a band for each label's array (seeds, places); places count from 1."""
+    for i, (label, values) in enumerate(series.items()):
+        colour, dashes = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+        finite = np.ma.masked_invalid(values)
+        x = np.arange(1, finite.shape[1] + 1) if places is None else places
+        seeds = f"{len(finite)} seeds" if len(finite) > 1 else "1 seed"
+        axes.plot(x, finite.mean(0), dashes, color=colour, lw=1.2, label=f"{label}, {seeds}")
+        axes.fill_between(x, finite.min(0), finite.max(0), color=colour, alpha=0.2, lw=0)
+    axes.margins(x=0)
+    axes.grid(alpha=0.3)
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
@@ -195,7 +226,7 @@ def misread(
         axes.imshow(images[i], cmap="gray_r")
         axes.set_title(
             f"{class_names[int(labels[i])]}, read as\n{class_names[int(predicted[i])]} "
-            f"({percent(confidence[i])})",
+            f"({percent(float(confidence[i]))})",
             fontsize=9,
         )
         axes.set_xlabel(f"image {i}", fontsize=8)
@@ -232,6 +263,49 @@ def reading(
 def percent(probability: float) -> str:
     """Return a percentage that never claims certainty by rounding."""
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
+
+
+def relative(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    labels: Sequence[str],
+    quantity: str,
+) -> Figure:
+    """Draw medians with their quartiles as multiples of a reference, one panel a measurement.
+
+    Args:
+        panels: for each title and each label the median and the quartiles, all positive.
+        labels: in the order from top to bottom; the first is the reference, which counts as 1.
+            It is marked, as are those whose labels begin with its.
+        quantity: what the multiples are of, for the axis: "time of a step".
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    reference = labels[0]
+    size = (6 * columns, (0.5 + 0.25 * len(labels)) * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+        for label, (median, low, high) in panel.items():
+            own = label.startswith(reference)
+            colour, marker = (_COLOURS[1], "D") if own else (_COLOURS[0], "o")
+            height = labels.index(label)
+            axes.plot([low, high], [height, height], color=colour, lw=2)
+            axes.plot(median, height, marker=marker, color=colour)
+            note = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+            axes.annotate(f"{median:.3g}", (max(high, median), height), xytext=(7, 0), **note)
+        axes.axvline(1, color=_COLOURS[1], lw=0.8, linestyle="--", zorder=0)
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.grid(axis="x", alpha=0.3)
+        # Room for the number beside the rightmost point.
+        axes.margins(x=0.16)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.xaxis.set_major_formatter("{x:g}")
+    figure.supxlabel(f"{quantity} as a multiple of {reference}'s: median and quartiles")
+    return figure
 
 
 def _square(title: str) -> tuple[Figure, Axes]:

@@ -16,7 +16,7 @@ import numpy as np
 from tyro.conf import Positional
 
 import funcnet as fn
-from experiments import datasets, mnist, results, runner
+from experiments import datasets, mnist, results
 from funcnet.errors import ConfigError, DataError
 
 _SIZE = (28, 28)
@@ -52,7 +52,7 @@ def main(config: Config) -> None:
     from experiments import figures  # needs matplotlib, and so brings Pillow
 
     trained = read_options(config.run)
-    trainer = runner.make_trainer(trained, trained.sizes, mnist.LOSS)
+    trainer = mnist.make_trainer(trained)
     params, state = load_network(config, trainer.model)
     train, test = mnist.load(trained)
     names = datasets.DATA_SETS[trained.data].class_names
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
         title = f"test image {config.index}: {names[label]}"
         file = f"predict-test-{config.index}.png"
     # The run's own standardisation, whatever image it is.
-    _, x = datasets.standardise(train.pictures, picture.reshape(1, mnist.PIXELS))
+    _, x = datasets.standardise(train.pictures, picture.reshape(1, *trained.image))
     probabilities = np.asarray(jax.nn.softmax(trainer.predict(params, state, x))[0])
 
     print(f"{title}, read as {names[probabilities.argmax()]}\n")
@@ -88,7 +88,11 @@ def read_options(folder: Path) -> mnist.Config:
         if data not in datasets.DATA_SETS:
             raise ConfigError(f"data is {data!r}")
         return mnist.Config(
-            data=data, data_dir=data_dir, train_size=train_size, hidden=tuple(hidden)
+            model=options.get("model", "mlp"),
+            data=data,
+            data_dir=data_dir,
+            train_size=train_size,
+            hidden=tuple(hidden),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise results.ResultsError(
@@ -111,7 +115,7 @@ def load_network(config: Config, model: fn.Module) -> tuple[Any, Any]:
             f"{path} is not there, so that seed {config.seed} can't be asked; the run has left "
             f"{', '.join(there) or 'no parameters'}"
         )
-    return fn.load_params(path, like), state
+    return fn.interop.load_state_dict(path, like, state)
 
 
 def choose(test: mnist.Images, index: int | None) -> tuple[np.ndarray, int]:

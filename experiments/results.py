@@ -50,6 +50,19 @@ class Run:
     f1_train: float | None = None
     """None where F1 means nothing: ten classes. Left out of the file then."""
     f1_test: float | None = None
+    model: str | None = None
+    """Which network, where an experiment compares several; left out of the file otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverged:
+    """A seed that is in no table: its loss or a parameter became infinite or NaN."""
+
+    framework: str
+    loss: str
+    seed: int
+    epoch: int
+    """Counted from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +108,16 @@ def prepare_out(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def write(folder: Path, config: Mapping[str, Any], runs: Iterable[Run]) -> None:
+def write(
+    folder: Path, config: Mapping[str, Any], runs: Iterable[Run], diverged: Iterable[Diverged] = ()
+) -> None:
     """Write `results.json`, replacing the one that is there.
 
     Args:
         folder: an existing folder, see `prepare_out`.
         config: the options of the run, as JSON values and paths.
         runs: the runs finished so far.
+        diverged: the runs left out; in a list of their own, "diverged", if there are any.
 
     Raises:
         OSError: it can't be written; the old file is unchanged.
@@ -112,6 +128,8 @@ def write(folder: Path, config: Mapping[str, Any], runs: Iterable[Run]) -> None:
     for run in runs:
         place = "torch_compile" if run.framework == "torch.compile" else "runs"
         content.setdefault(place, []).append(_record(run))
+    if left_out := [dataclasses.asdict(seed) for seed in diverged]:
+        content["diverged"] = left_out
     text = json.dumps(content, indent=2, allow_nan=False, default=os.fspath)
     write_atomically(folder / FILE_NAME, f"{text}\n".encode())
 
@@ -165,7 +183,7 @@ def _runs(records: Any) -> tuple[Run, ...]:
     runs = tuple(Run(**record) for record in records)
     for run in runs:
         for name, value in _record(run).items():
-            expected = str if name in ("framework", "loss") else (int, float)
+            expected = str if name in ("framework", "loss", "model") else (int, float)
             if not isinstance(value, expected):
                 raise TypeError(f"{name} is {value!r}")
     return runs

@@ -66,16 +66,18 @@ def render(runs: Sequence[Run], paper: Paper) -> str:
     """Return a Markdown table of runs beside the paper's, padded to read well in a terminal.
 
     Args:
-        runs: at least one; those of one framework and loss make a column, in order of appearance.
+        runs: at least one; those of one framework, loss and model make a column, in order of
+            appearance.
         paper: the columns to put beside them; those that it lacks are left out.
 
     Returns:
         The table, ending in a newline. F1 has rows where the runs have F1.
     """
     columns = [["", *(row.title for row in _ROWS)]]
-    for framework, loss in dict.fromkeys((run.framework, run.loss) for run in runs):
-        chosen = [run for run in runs if (run.framework, run.loss) == (framework, loss)]
-        columns.append([f"{TITLES[loss]}, {TITLES[framework]}", *_cells(chosen)])
+    for framework, loss, model in dict.fromkeys(map(_kind, runs)):
+        chosen = [run for run in runs if _kind(run) == (framework, loss, model)]
+        title = f"{TITLES[loss]}, {TITLES[framework]}" if model is None else model
+        columns.append([title, *_cells(chosen)])
         if published := paper.get((framework, loss)):
             columns.append([f"paper, {published.table}", *_cells([published])])
     header, *rows = zip(*columns, strict=True)
@@ -93,6 +95,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     header, *others = rows
     return "".join(_line(cells, widths) for cells in (header, rule, *others))
+
+
+def _kind(run: Run) -> tuple[str, str, str | None]:
+    return run.framework, run.loss, run.model
 
 
 def _cells(samples: Sequence[Run | Published]) -> list[str]:

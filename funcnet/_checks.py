@@ -1,5 +1,7 @@
 """Checks of sizes, keys and dtypes, shared by layers and training."""
 
+import math
+import numbers
 import operator
 from typing import Any
 
@@ -26,6 +28,56 @@ def require_positive_int(name: str, value: Any) -> int:
     if number < 1:
         raise ConfigError(f"{name} is {number}, expected at least 1")
     return number
+
+
+def require_shape(name: str, value: Any) -> tuple[int, ...]:
+    """One positive integer or a sequence of them, at least one, as a tuple; else ConfigError."""
+    sizes = value if isinstance(value, tuple | list) else (value,)
+    if not sizes:
+        raise ConfigError(f"{name} is {value!r}, expected at least one size")
+    return tuple(require_positive_int(name, size) for size in sizes)
+
+
+def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {choices}")
+
+
+def require_bool(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}, expected True or False")
+
+
+def require_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf
+) -> float:
+    """A finite number between two bounds, as a float; ConfigError for anything else."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    number = float(value) if real else math.nan
+    if not math.isfinite(number) or not least <= number <= most:
+        bounds = f"a number >= {least}" if most == math.inf else f"a number in [{least}, {most}]"
+        expected = "a finite number" if least == -math.inf else bounds
+        raise ConfigError(f"{name} is {value!r}, expected {expected}")
+    return number
+
+
+def require_arrays(function: str, **arrays: Any) -> None:
+    """Raise DtypeError unless every named argument is an array that JAX takes."""
+    for name, array in arrays.items():
+        if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+            raise DtypeError(
+                f"{function}: {name} is {type(array).__name__}, expected an array; convert it with "
+                f"jnp.asarray"
+            )
+        if isinstance(array, np.ma.MaskedArray):
+            raise DtypeError(f"{function}: {name} is masked; fill it in, as {name}.filled(0)")
+        if isinstance(array, np.ndarray) and array.dtype.kind in "OSUMm":
+            raise DtypeError(
+                f"{function}: {name} has dtype {array.dtype}, expected numbers; convert it, for "
+                f"example with {name}.astype(np.float32)"
+            )
 
 
 def require_loss(loss: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend.core
 from jax._src import core as _core
 
 # Rules in a jaxpr. JAX has renamed this primitive before, so every name known is listed.
@@ -40,6 +41,12 @@ def is_literal(atom: Any) -> bool:
 def open_jaxpr(jaxpr: Any) -> Any:
     """The jaxpr inside a closed one (before jax 0.12 they were two classes)."""
     return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def closed_jaxpr(jaxpr: Any) -> Any:
+    """`jaxpr`, which has no constants, as a closed one."""
+    # Found at run time in every version; jax 0.12 leaves it out of its types.
+    return jax.extend.core.ClosedJaxpr(jaxpr, [])  # pyright: ignore
 
 
 def with_open_jaxpr(closed: Any, jaxpr: Any) -> Any:

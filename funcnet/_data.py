@@ -68,8 +68,9 @@ def _from_host(name, array, dtype):
 
 def _narrowed(name, array):
     """Integers in the dtype JAX gives them: without 64-bit mode 2**32 would become 0 in silence."""
-    narrow = jnp.asarray(array)
-    wrong = np.asarray(narrow) != array
+    # By NumPy: under jit, jnp's result has no values to compare.
+    narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    wrong = narrow != array
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise DataError(
@@ -77,7 +78,7 @@ def _narrowed(name, array):
             f"hold; correct it, or enable 64-bit numbers with jax.config.update('jax_enable_x64', "
             f"True)"
         )
-    return narrow
+    return jnp.asarray(narrow)
 
 
 def checked(name: str, data: Any, dtype: Any) -> tuple[Array, Array]:

@@ -50,15 +50,22 @@ class DataError(FuncnetError, ValueError):
     """The values of a data set cannot be trained on."""
 
 
+class CheckpointError(FuncnetError, ValueError):
+    """A checkpoint is damaged, or of another run than the one to be continued."""
+
+
 class DivergenceError(FuncnetError, ArithmeticError):
     """The loss or a parameter became infinite or NaN during training.
 
     Attributes:
         epoch: the epoch, counted from 0, in which it happened.
         result: the `FitResult` of the last finite epoch: what was learned until then.
+        diagnosis: the step, the gradient's norm and the step size, a `diagnosis.Diagnosis`; None
+            where it is not known.
     """
 
-    def __init__(self, message: str, epoch: int = -1, result: Any = None):
+    def __init__(self, message: str, epoch: int = -1, result: Any = None, diagnosis: Any = None):
         super().__init__(message)
         self.epoch = epoch
         self.result = result
+        self.diagnosis = diagnosis

@@ -1,7 +1,9 @@
 """Looking inside: a table of a model's layers, and a whole backward pass in numbers."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet._checks import require_key, require_loss
+from funcnet._checks import require_arrays, require_key, require_loss
 from funcnet.errors import ShapeError
 from funcnet.layers import (
+    Container,
     Module,
     Params,
-    Sequential,
     State,
+    as_pair,
     located,
     require_entries,
     require_module,
@@ -25,11 +28,11 @@ from funcnet.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer in a `Summary`.
+    """One layer in a `Summary`, or the place where a container joins its layers' outputs.
 
     Attributes:
         path: where it stands, such as "1.0" for the first layer of the second one.
-        layer: its repr.
+        layer: its repr; of a join, how it joins what.
         output_shape: the shape of its output.
         parameters: how many numbers its parameters have.
     """
@@ -45,7 +48,8 @@ class Summary:
     """What `summary` found; printing it gives the table.
 
     Attributes:
-        rows: one for each layer that is no container, in order.
+        rows: one for each layer that is no container, and one for each sum or concatenation of
+            a Residual or Parallel, in the order of the forward pass.
         parameters: the total.
     """
 
@@ -68,7 +72,7 @@ class Summary:
         return f"Summary({len(self.rows)} layers, {self.parameters:,} parameters)"
 
 
-def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
+def summary(model: Module, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Summary:
     """Print a table of each layer's output shape and number of parameters, and return it.
 
     Nothing is computed: shapes are traced.
@@ -77,9 +81,11 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
         model: a `Module`.
         input_shape: the shape of the array that `model.apply` will get, with or without batch
             axes, such as (100, 784) or (784,).
+        dtype: of that array; an integer one for a model that begins with an Embedding.
 
     Raises:
         ConfigError: `model` is no layer.
+        DtypeError: `dtype` does not fit a layer.
         ShapeError: `input_shape` is not a tuple of integers, or does not fit a layer.
     """
     require_module(model)
@@ -89,15 +95,18 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
         raise ShapeError(
             f"input_shape is {input_shape!r}, expected a tuple of integers such as (784,)"
         )
+    rows = []
+
+    def visit(path, layer, params, x, compute):
+        y = compute(params, x)
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        rows.append(Row(_dotted(path, layer), _title(layer), y.shape, count))
+        return y
+
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key)
-    x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
-    rows = []
-    for path, layer, layer_params, layer_state in _leaves(model, params, state):
-        with located(path, layer):
-            x, _ = jax.eval_shape(layer.apply, layer_params, layer_state, x)
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(layer_params))
-        rows.append(Row(_dotted(path), repr(layer), x.shape, count))
+    x = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
+    jax.eval_shape(functools.partial(_walk, model, visit), params, state, x)
     table = Summary(tuple(rows), sum(row.parameters for row in rows))
     print(table)
     return table
@@ -109,12 +118,13 @@ class LayerTrace:
 
     Attributes:
         path: where the layer stands, such as "1.0".
-        layer: the layer.
+        layer: the layer; or a Residual or Parallel, where it has joined its layers' outputs.
         input: its input X.
         output: its output Y.
         d_output: dY, the cotangent of its output.
-        d_input: dX, the cotangent of its input: the d_output of the layer before.
-        d_params: the cotangents of its parameters.
+        d_input: dX, the cotangent of its input: in a row of layers, the d_output of the one
+            before; of a Residual or Parallel, the sum over its branches. None for integers.
+        d_params: the cotangents of its parameters; () for a join.
     """
 
     path: str
@@ -122,8 +132,13 @@ class LayerTrace:
     input: Array
     output: Array
     d_output: Array
-    d_input: Array
+    d_input: Any
     d_params: Params
+
+    @property
+    def title(self) -> str:
+        """The layer and where it stands."""
+        return f"layer {self.path}: {_title(self.layer)}" if self.path else _title(self.layer)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -154,17 +169,19 @@ class Backward:
         if self.layers:
             yield _labelled("X", self.layers[0].input)
         for trace in self.layers:
-            yield f"  layer {trace.path}: {trace.layer!r}"
+            yield f"  {trace.title}"
             yield _labelled("Y", trace.output)
         yield f"  loss = {float(self.loss):.6g}"
         yield ""
         yield "backward"
         yield _labelled("d prediction", self.d_prediction)
-        for trace in reversed(self.layers):
-            yield f"  layer {trace.path}: {trace.layer!r}"
+        # Backward, a join is done when its branches are: forward, it was before them.
+        for trace in sorted(self.layers, key=lambda trace: _indices(trace.path), reverse=True):
+            yield f"  {trace.title}"
             for path, leaf in jax.tree_util.tree_leaves_with_path(trace.d_params):
                 yield _labelled(f"d {jax.tree_util.keystr(path, simple=True)}", leaf)
-            yield _labelled("dX", trace.d_input)
+            if trace.d_input is not None:
+                yield _labelled("dX", trace.d_input)
 
 
 def backward(
@@ -181,10 +198,11 @@ def backward(
     """Run a batch forward and backward, and keep every activation and cotangent.
 
     For learning and looking, not for speed: each layer's own rule is called in turn, as
-    `jax.grad` does within one program.
+    `jax.grad` does within one program. To see every cotangent, a probe of zeros is added wherever
+    a layer's input or output passes; the cotangent of the probe is the cotangent of what passes.
 
     Args:
-        model: a `Module`; a Sequential, nested ones too, is taken apart into its layers.
+        model: a `Module`; a container, nested ones too, is taken apart into its layers.
         params: its parameters.
         state: its state.
         loss: maps (prediction, target) to a scalar.
@@ -199,71 +217,91 @@ def backward(
     """
     require_module(model)
     require_loss(loss)
+    require_arrays("backward", x=x)
     if key is not None:
         require_key(key)
-    steps, pullbacks = [], []
-    value = jnp.asarray(x)
-    for path, layer, layer_params, layer_state in _leaves(model, params, state):
-        layer_key = _layer_key(key, path)
+    steps: dict[Path, tuple[Module, Array, Array]] = {}  # in the order of the forward pass
 
-        def forward(params, x, layer=layer, state=layer_state, key=layer_key):
-            return layer.apply(params, state, x, key=key, train=train)[0]
+    def record(path, layer, params, x, compute):
+        y = compute(params, x)
+        steps[path] = layer, x, y
+        return y
 
-        with located(path, layer):
-            output, pullback = jax.vjp(forward, layer_params, value)
-        steps.append((path, layer, value, output))
-        pullbacks.append(pullback)
-        value = output
-
-    loss_value, loss_pullback = jax.vjp(lambda prediction: loss(prediction, y), value)
+    prediction = _walk(model, record, params, state, jnp.asarray(x), key, train)
+    loss_value, loss_pullback = jax.vjp(lambda prediction: loss(prediction, y), prediction)
     if loss_value.shape != ():
         raise ShapeError(f"the loss has shape {loss_value.shape}, expected one number, ()")
     (d_prediction,) = loss_pullback(jnp.ones_like(loss_value))
 
-    traces, cotangent = [], d_prediction
-    for (path, layer, layer_input, output), pullback in zip(
-        reversed(steps), reversed(pullbacks), strict=True
-    ):
-        d_output = cotangent
-        d_params, cotangent = pullback(d_output)
+    def probed(params, probes):
+        def probe(path, layer, params, x, compute):
+            before, after = probes[path]
+            return compute(params, x if before is None else x + before) + after
+
+        return _walk(model, probe, params, state, jnp.asarray(x), key, train)
+
+    probes = {path: (_probe(a), _probe(b)) for path, (_, a, b) in steps.items()}
+    d_params, d_probes = jax.vjp(probed, params, probes)[1](d_prediction)
+    traces = []
+    for path, (layer, layer_input, output) in steps.items():
+        d_input, d_output = d_probes[path]
+        own = () if isinstance(layer, Container) else _at(d_params, path)
         traces.append(
-            LayerTrace(_dotted(path), layer, layer_input, output, d_output, cotangent, d_params)
+            LayerTrace(_dotted(path, layer), layer, layer_input, output, d_output, d_input, own)
         )
-    traces.reverse()
-    gradient = _regrouped(model, iter([trace.d_params for trace in traces]))
-    return Backward(tuple(traces), loss_value, d_prediction, gradient)
+    return Backward(tuple(traces), loss_value, d_prediction, d_params)
 
 
 Path = tuple[int, ...]
 
 
-def _leaves(model, params, state, path: Path = ()) -> Iterator[tuple[Path, Module, Any, Any]]:
-    """The layers that are no Sequential, in order, with their own params and state."""
-    if not isinstance(model, Sequential):
-        yield path, model, params, state
-        return
+def _walk(model, visit, params, state, x, key=None, train=False, path: Path = ()):
+    """Apply a model as `apply` does, with `visit` around every layer and every join.
+
+    visit(path, layer, params, x, compute) returns compute(params, x), or what it makes of that.
+    """
+    if not isinstance(model, Container):
+
+        def compute(params, x):
+            output = model.apply(params, state, x, key=key, train=train)
+            return as_pair(model, "apply", output)[0]
+
+        with located((), model):
+            return visit(path, model, params, x, compute)
+
     require_entries(model, "params", params)
     require_entries(model, "state", state)
-    for i, layer in enumerate(model.layers):
-        yield from _leaves(layer, params[i], state[i], (*path, i))
+
+    def call(i, x):
+        child = model.children[i]
+        child_key = None if key is None else jax.random.fold_in(key, i)
+        with located((i,), child):
+            return _walk(child, visit, params[i], state[i], x, child_key, train, (*path, i))
+
+    if not model.joins:
+        return model.connect(call, x)
+    return visit(path, model, (), x, lambda _, x: model.connect(call, x))
 
 
-def _regrouped(model, leaves):
-    """A flat sequence of what belongs to each layer, in the structure of the model's params."""
-    if isinstance(model, Sequential):
-        return tuple(_regrouped(layer, leaves) for layer in model.layers)
-    return next(leaves)
+def _probe(array: Array) -> Array | None:
+    """The number that changes nothing when it is added: -0, since -0 + 0 would be 0."""
+    return jnp.full_like(array, -0.0) if jnp.issubdtype(array.dtype, jnp.floating) else None
 
 
-def _layer_key(key, path):
-    """The key that nested Sequentials would give the layer at this path."""
-    for i in path:
-        key = None if key is None else jax.random.fold_in(key, i)
-    return key
+def _at(tree: Any, path: Path) -> Any:
+    return functools.reduce(operator.getitem, path, tree)
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path)) or "0"
+def _dotted(path: Path, layer: Module) -> str:
+    return ".".join(map(str, path)) or ("" if isinstance(layer, Container) else "0")
+
+
+def _indices(dotted: str) -> Path:
+    return tuple(map(int, dotted.split("."))) if dotted else ()
+
+
+def _title(layer: Module) -> str:
+    return layer.joins if isinstance(layer, Container) else repr(layer)
 
 
 def _labelled(name: str, array: Array) -> str:

@@ -208,7 +208,10 @@ def _check_pair(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_labels(name: str, values: Any) -> np.ndarray:
     """Return `values` as int64 of shape (examples,), or say what is wrong with them."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged: {error}") from None
     if array.ndim != 1:
         mend = "; take the argmax over the classes first" if array.ndim == 2 else ""
         raise ValueError(f"{name}: expected shape (examples,), got {array.shape}{mend}")

@@ -5,6 +5,7 @@ Python lock. Each run executes the program a single run would, so its bits are t
 would change the shape of every product, and with it the rounding.
 """
 
+import functools
 import os
 import queue
 from collections.abc import Callable
@@ -31,8 +32,8 @@ def map_seeds(
         keys: (seeds,) typed keys, as from `jax.random.split(key, seeds)`.
         shared: pytrees of arrays that every call gets, such as the data; they are arguments of
             the compiled program, not constants in it.
-        vectorized: run all keys as one program with `jax.vmap`. Faster for small networks,
-            slower for large ones; rounds differently from single runs.
+        vectorized: run the keys in groups, one for each core or device, each with `jax.vmap`.
+            Faster for small networks, slower for large ones; rounds differently from single runs.
 
     Returns:
         What `train` returns, with a leading axis (seeds,) on every array.
@@ -45,8 +46,12 @@ def map_seeds(
         raise ConfigError(f"train is {train!r}, expected a function train(key, *shared)")
     _require_keys(keys)
     if vectorized:
-        return jax.jit(jax.vmap(train, in_axes=(0, *(None for _ in shared))))(keys, *shared)
+        return _map_groups(_vectorized(train, len(shared)), keys, shared)
+    return _map(train, keys, shared)
 
+
+def _map(train, keys, shared):
+    """Call `train` for each key, as many at once as there are cores or devices."""
     programs = _compiled(train, keys[0], shared)
     free = queue.SimpleQueue()
     for program in programs:
@@ -65,19 +70,40 @@ def map_seeds(
     return jax.tree.map(lambda *leaves: jnp.stack(jax.device_put(leaves, home)), *results)
 
 
+def _map_groups(train, keys, shared):
+    """Call `train` for equal groups of keys, one for each core or device; the last is filled up."""
+    groups = min(len(keys), len(_places()))
+    size = -(-len(keys) // groups)
+    grouped = keys[jnp.arange(groups * size) % len(keys)].reshape(groups, size)
+    results = _map(train, grouped, shared)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(keys)], results)
+
+
+# A function of its own for each call would be compiled on each call.
+@functools.lru_cache(maxsize=16)
+def _vectorized(train, shared):
+    return jax.vmap(train, in_axes=(0, *(None,) * shared))
+
+
 def _compiled(train, key, shared):
     """One callable of a key for each run that can go on at once."""
-    devices = jax.local_devices()
     jitted = jax.jit(train)
 
+    @functools.cache
     def on(device):
         placed = jax.device_put(shared, device)
         program = jitted.lower(jax.device_put(key, device), *placed).compile()
         return lambda key: program(jax.device_put(key, device), *placed)
 
+    return [on(device) for device in _places()]
+
+
+def _places() -> list[Any]:
+    """The device of each run that can go on at once: a CPU stands once for each of its cores."""
+    devices = jax.local_devices()
     if len(devices) == 1 and devices[0].platform == "cpu":
-        return [on(devices[0])] * cores()
-    return [on(device) for device in devices]
+        return devices * cores()
+    return devices
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ instructions and gives the same bits.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from jax.core import Tracer
 
 from funcnet import _data, shuffle
 from funcnet._checks import (
+    require_arrays,
     require_floating_dtype,
     require_int,
     require_key,
@@ -136,7 +137,8 @@ class Trainer:
 
         Returns:
             The state after them, and the history: "loss" (epochs,), the mean over the examples
-            as they were seen, NaN from a divergence on; "diverged_at" () int32, -1 or the epoch
+            as they were seen, NaN from a divergence on; a batch in which no label counts has no
+            mean and is left out; "diverged_at" () int32, -1 or the epoch
             in which the first non-finite number appeared.
 
         Raises:
@@ -223,6 +225,32 @@ def start(run: TrainState, epochs: int, validated: bool = False, patience: int |
     )
 
 
+def resumed(progress: Progress, saved: Progress) -> Progress:
+    """The carry to go on with: what was saved, in a history of as many epochs as `progress` has."""
+
+    def filled(history, begun):
+        return None if history is None else history.at[: len(begun)].set(begun)
+
+    watch = saved.watch
+    if watch is not None and progress.watch is not None:  # its patience depends on the epochs
+        watch = watch._replace(patience=progress.watch.patience)
+    return saved._replace(
+        loss=filled(progress.loss, saved.loss),
+        validation_loss=filled(progress.validation_loss, saved.validation_loss),
+        watch=watch,
+    )
+
+
+def cut(progress: Progress, epochs: int) -> Progress:
+    """The carry with the first `epochs` of its history: what there is to save."""
+    validation_loss = progress.validation_loss
+    return progress._replace(
+        diverged_at=jnp.int32(-1),
+        loss=np.asarray(progress.loss)[:epochs],  # by NumPy: JAX would compile for each length
+        validation_loss=None if validation_loss is None else np.asarray(validation_loss)[:epochs],
+    )
+
+
 def _train_epochs(trainer, progress, data, validation, until):
     """Train until `until` epochs of the history are done, diverged or stopped early."""
     _require_opt_state(trainer, progress.run)
@@ -250,9 +278,9 @@ def _advance(trainer, progress, data, validation):
     before = progress.run
     after, loss = _epoch(trainer, before, *data)
     finite = jnp.isfinite(loss)
-    for leaf in jax.tree.leaves(after.params):
+    for leaf in jax.tree.leaves((after.params, after.state)):
         finite &= jnp.isfinite(leaf).all()
-    run = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    run = _chosen(finite, after, before)
     progress = progress._replace(
         run=run,
         diverged_at=jnp.where(finite, -1, before.epoch),
@@ -260,6 +288,12 @@ def _advance(trainer, progress, data, validation):
         done=progress.done + finite,
     )
     return progress if validation is None else _validated(trainer, progress, validation, finite)
+
+
+def _chosen(condition, new, old):
+    """One of two states of a run. Its key never changes; choosing would count as using it."""
+    chosen = jax.tree.map(partial(jnp.where, condition), *(r._replace(key=()) for r in (new, old)))
+    return chosen._replace(key=old.key)
 
 
 def _validated(trainer, progress, validation, finite):
@@ -272,7 +306,7 @@ def _validated(trainer, progress, validation, finite):
     if watch is not None:
         better = finite & (loss < watch.best_loss)
         watch = watch._replace(
-            best=jax.tree.map(lambda new, old: jnp.where(better, new, old), run, watch.best),
+            best=_chosen(better, run, watch.best),
             best_loss=jnp.where(better, loss, watch.best_loss),
         )
     return progress._replace(validation_loss=recorded, watch=watch)
@@ -284,24 +318,76 @@ def _epoch(trainer, run, x, y):
     size = min(trainer.batch_size, n)
     full = n // size
     order = epoch_order(run.key, run.epoch, n)
-    layer_key = jax.random.fold_in(_epoch_key(run.key, run.epoch), 1)
+    key = _epoch_key(run.key, run.epoch)
 
-    def step(run, batch):
+    def on_batch(run, batch):
         number, indices = batch
-        key = jax.random.fold_in(layer_key, number)
-        return _step(trainer, run, _take(x, indices), _take(y, indices), key)
+        batch = _take(x, indices), _take(y, indices)
+        return step(trainer, run, *batch, _step_key(key, number))
 
     batches = (jnp.arange(full), order[: full * size].reshape(full, size))
-    run, losses = jax.lax.scan(step, run, batches)
-    total = losses.sum() * size
+    run, losses = jax.lax.scan(on_batch, run, batches)
+    last = None
     if n > full * size:
-        run, loss = step(run, (full, order[full * size :]))
-        total += loss * (n - full * size)
-    return run._replace(epoch=run.epoch + 1), total / n
+        run, last = on_batch(run, (full, order[full * size :]))
+    loss = _mean_loss(trainer, y, lambda: order, losses, last)
+    return run._replace(epoch=run.epoch + 1), loss
 
 
-def _step(trainer, run, x, y, key):
+def batches(trainer: Trainer, run: TrainState, x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+    """The batches of the next epoch, as it takes them: x, y and the key of each."""
+    order = epoch_order(run.key, run.epoch, len(x))
+    key = _epoch_key(run.key, run.epoch)
+    for number, begin in enumerate(range(0, len(x), trainer.batch_size)):
+        indices = order[begin : begin + trainer.batch_size]
+        yield x[indices], y[indices], _step_key(key, number)
+
+
+def _step_key(epoch_key, number):
+    return jax.random.fold_in(jax.random.fold_in(epoch_key, 1), number)
+
+
+def _mean_loss(trainer, y, order, losses, last):
+    """The mean over the examples of their batches' losses, ().
+
+    The mean over a batch in which no label counts is NaN, and its gradient 0: it is left out.
+
+    Args:
+        trainer: what trains.
+        y: the targets.
+        order: a function of nothing, to the order in which the batches take them.
+        losses: of the full batches, (batches,).
+        last: of the smaller batch after them, or None.
+    """
+    n = len(y)
+    size = min(trainer.batch_size, n)
+    total = losses.sum() * size
+    if last is not None:
+        total += last * (n % size)
+    counted = trainer.loss.counted(y) if hasattr(trainer.loss, "counted") else None
+    if counted is None:
+        return total / n
+
+    def without_empty_batches():
+        each = losses if last is None else jnp.append(losses, last)
+        sizes = np.full(len(each), size)
+        sizes[-1] = n - sizes[:-1].sum()
+        counts = counted.reshape(n, -1).any(axis=1)[order()]
+        counts = jnp.pad(counts, (0, size * len(each) - n)).reshape(-1, size).any(axis=1)
+        kept = counts | ~jnp.isnan(each)
+        sizes = jnp.where(kept, jnp.asarray(sizes, each.dtype), 0)
+        return jnp.where(kept, each * sizes, 0).sum() / sizes.sum()
+
+    return jax.lax.cond(jnp.isnan(total), without_empty_batches, lambda: total / n)
+
+
+def step(trainer, run, x, y, key):
     """One update on one batch: the run after it and the loss before it, ()."""
+    return watched_step(trainer, run, x, y, key)[:2]
+
+
+def watched_step(trainer, run, x, y, key):
+    """The same, and the gradient and the updates."""
 
     def loss_of(params):
         return loss_and_state(trainer, params, run.state, x, y, key)
@@ -317,7 +403,7 @@ def _step(trainer, run, x, y, key):
     )
     params = optax.apply_updates(run.params, updates)
     run = run._replace(params=params, state=state, opt_state=opt_state)
-    return run, loss.astype(_loss_dtype(params))
+    return run, loss.astype(_loss_dtype(params)), gradient, updates
 
 
 def loss_and_state(trainer, params, state, x, y, key):
@@ -355,19 +441,19 @@ def _apply(model, params, state, x):
 
 
 def _evaluate_batches(trainer, params, state, data):
-    x, y = data
-    size = min(trainer.batch_size, len(x))
-    full = len(x) // size
+    n = len(data[0])
+    size = min(trainer.batch_size, n)
+    full = n // size
 
-    def loss_of(x, y):
+    def loss_of(batch):
+        x, y = batch
         prediction, _ = trainer.model.apply(params, state, x, key=None, train=False)
-        return _batch_loss(trainer, prediction, y).astype(_loss_dtype(params)) * len(x)
+        return _batch_loss(trainer, prediction, y).astype(_loss_dtype(params))
 
     split = [a[: full * size].reshape(full, size, *a.shape[1:]) for a in data]
-    total = jax.lax.map(lambda batch: loss_of(*batch), split).sum()
-    if len(x) > full * size:
-        total += loss_of(x[full * size :], y[full * size :])
-    return total / len(x)
+    losses = jax.lax.map(loss_of, split)
+    last = loss_of([a[full * size :] for a in data]) if n > full * size else None
+    return _mean_loss(trainer, data[1], lambda: jnp.arange(n), losses, last)
 
 
 _evaluate = jax.jit(_evaluate_batches, static_argnums=0)
@@ -390,6 +476,16 @@ def _require_run(trainer, run):
             f"run is {type(run).__name__}, expected a TrainState; make one with trainer.init(key)"
         )
     require_key(run.key)
+    tree = run._replace(key=())._asdict()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not isinstance(leaf, bool | int | float):  # an optimizer may count in these
+            require_arrays("run", **{name: leaf})
+        if path[0].key == "params" and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ParamsError(
+                f"run.{name} is {_outline(leaf)}, expected floating point; make run with "
+                f"trainer.init(key)"
+            )
     if _outline(run.epoch) != "int32[]":
         raise ParamsError(f"run.epoch is {_outline(run.epoch)}, expected int32[]: one integer")
 

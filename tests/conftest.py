@@ -1,6 +1,7 @@
-"""What every test runs under: no implicit rank promotion, and PyTorch's absence only outside CI."""
+"""What every test runs under: no implicit rank promotion, and missing extras only outside CI."""
 
 import importlib.util
+import itertools
 import os
 
 import hypothesis
@@ -20,10 +21,29 @@ def x64():
         yield
 
 
+SLOW_TESTS = itertools.count(1)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drop compiled programs now and then: they stay in memory, and are gigabytes by the end."""
+    another_module = nextitem is None or nextitem.path != item.path
+    slow = item.get_closest_marker("slow") is not None
+    if another_module or (slow and next(SLOW_TESTS) % 20 == 0):
+        jax.clear_caches()
+
+
+# For each marker, what its tests import and the extra that installs that.
+EXTRAS = {"torch": ("torch",), "bench": ("flax", "equinox")}
+
+
 def pytest_collection_modifyitems(items):
-    if importlib.util.find_spec("torch") is not None or "CI" in os.environ:
+    if "CI" in os.environ:
         return
-    reason = "needs PyTorch: pip install 'funcnet[torch]'"
-    for item in items:
-        if item.get_closest_marker("torch"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if not missing:
+            continue
+        reason = f"needs {', '.join(missing)}: pip install 'funcnet[{extra}]'"
+        for item in items:
+            if item.get_closest_marker(extra):
+                item.add_marker(pytest.mark.skip(reason=reason))

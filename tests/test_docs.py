@@ -19,6 +19,13 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     exec("\n".join(blocks(page, "python")), {"__name__": page.stem})
 
 
+def test_a_layer_with_its_rule_takes_twenty_lines():
+    block = blocks(ROOT / "docs" / "own_layer.md", "python")[0]
+    code = [line.strip() for line in block.splitlines()]
+    code = [line for line in code if line and not line.startswith(("#", "import"))]
+    assert len(code) <= 20
+
+
 def test_readme_commands_are_run_by_ci():
     ci = (ROOT / ".ci" / "run").read_text()
     commands = [line.split("#")[0].strip() for line in "".join(blocks(PAGES[0], "sh")).splitlines()]

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import funcnet as fn
-from funcnet import fitting
+from funcnet import fitting, training
+from funcnet.errors import DataError
 from tests.same_bits import assert_same_bits
 
 KEY = jax.random.key(3)
@@ -236,3 +237,120 @@ def test_a_second_fit_of_the_same_sizes_traces_no_program():
     traced = len(loss.traces)
     fit((X + 1, LABELS), loss=loss, key=jax.random.key(9))
     assert len(loss.traces) == traced
+
+
+def test_divergence_says_in_which_step_and_why():
+    optimizer = optax.sgd(1e15)
+    with pytest.raises(fn.DivergenceError) as raised:
+        fit((X, X[:, :1]), model=fn.Linear(2, 1), loss=fn.MSELoss(), optimizer=optimizer)
+    found, said = raised.value.diagnosis, str(raised.value)
+    t = fn.Trainer(fn.Linear(2, 1), fn.MSELoss(), optimizer, 4)
+    run, norms = t.init(KEY), []
+    while all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params)):
+        batch = training.epoch_order(KEY, 0, 11)[4 * len(norms) :][:4]
+        x, y = jnp.asarray(X)[batch], jnp.asarray(X)[batch, :1]
+        prediction, pullback = jax.vjp(lambda p, x=x: t.model.apply(p, (), x)[0], run.params)
+        gradient = pullback(jax.grad(t.loss)(prediction, y))[0]
+        norms.append(optax.tree_utils.tree_norm(jax.tree.map(lambda g: g / 1e30, gradient)))
+        run, _ = training.step(t, run, x, y, KEY)
+    assert found.step == len(norms) - 1 == 2
+    assert found.gradient_norm == pytest.approx(1e30 * float(norms[-1]), rel=1e-5)
+    assert found.step_size == pytest.approx(1e15, rel=1e-5)
+    assert "in epoch 0 (counted from 0): in its step 2, the loss is not finite;" in said
+    assert f"largest gradient norm {found.gradient_norm:.4g}, step size 1e+15" in said
+    assert "optax.inject_hyperparams would show the optimizer's own" in said
+
+
+def test_divergence_names_the_learning_rate_that_the_optimizer_keeps():
+    with pytest.raises(
+        fn.DivergenceError, match=r"the gradient's; learning rate 1e\+30\)"
+    ) as raised:
+        fit(optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=1e30), loss=BLOWN_UP)
+    assert raised.value.diagnosis.learning_rate == pytest.approx(1e30)
+
+
+def test_a_gradient_that_is_never_finite():
+    def loss(prediction, target):
+        return jnp.square(prediction).mean() / 0.0
+
+    with pytest.raises(fn.DivergenceError, match=r"in its step 0, the loss .* norm nan"):
+        fit(loss=loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class Root(fn.Module):
+    """The square root: no number below 0, no slope at it."""
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        return jnp.sqrt(x), state
+
+
+@pytest.mark.parametrize(
+    ("shift", "origin"),
+    [
+        (-10.0, r"the output of Root\(\) \(layer 2\)"),
+        (0.0, r"the gradient of Root\(\) \(layer 2\)"),
+    ],
+)
+def test_a_divergence_names_the_layer_where_it_began(shift, origin):
+    @dataclasses.dataclass(frozen=True)
+    class Shifted(fn.Module):
+        def apply(self, params, state, x, *, key=None, train=False):
+            return x * 0 + shift, state
+
+    model = fn.Sequential(fn.Linear(2, 3), Shifted(), Root())
+    with pytest.raises(fn.DivergenceError, match=f"in its step 0, {origin} is not finite"):
+        fit(model=model)
+
+
+def BLOWN_UP(prediction, target):  # noqa: N802
+    return jnp.square(prediction).mean()
+
+
+def test_on_divergence_keep_returns_the_last_finite_epoch_with_a_warning():
+    options = {
+        "data": (X, X[:, :1]),
+        "model": fn.Linear(2, 1),
+        "loss": fn.MSELoss(),
+        "optimizer": BURSTING,
+        "epochs": 10,
+    }
+    with pytest.warns(RuntimeWarning, match="in epoch 3 .*; the result is the last finite epoch's"):
+        kept = fit(**options, on_divergence="keep")
+    with pytest.raises(fn.DivergenceError) as raised:
+        fit(**options)
+    assert_same_bits(kept.run, raised.value.result.run)
+    assert_same_bits(kept.history, raised.value.result.history)
+    assert kept.history["diverged_at"] == 3
+
+
+# 11 examples in batches of 4: with 6 labels ignored some batch has none that counts.
+FEW = np.where(np.arange(11) < 6, -100, LABELS)
+
+
+def test_a_batch_in_which_no_label_counts_is_left_out_of_the_mean():
+    """Its gradient is 0, so that training goes on, as PyTorch's does."""
+
+    def batches(key):
+        return np.split(np.asarray(training.epoch_order(key, 0, 11)), [4, 8])
+
+    keys = map(jax.random.key, range(20))
+    key = next(k for k in keys if any((FEW[batch] < 0).all() for batch in batches(k)))
+    result = fit((X, FEW), epochs=3, key=key, validation=(X, FEW))
+    assert np.isfinite(result.history["loss"]).all()
+    assert np.isfinite(result.history["validation_loss"]).all()
+    run, losses, sizes = TRAINER.init(key), [], []
+    for batch in batches(key):
+        x, y = jnp.asarray(X[batch]), jnp.asarray(FEW[batch])
+        run, loss = training.step(TRAINER, run, x, y, key)
+        if not (FEW[batch] < 0).all():
+            losses.append(loss)
+            sizes.append(len(batch))
+    assert len(losses) < 3
+    expected = np.average(losses, weights=sizes)
+    np.testing.assert_allclose(result.history["loss"][0], expected, rtol=1e-6)
+
+
+def test_labels_of_which_none_counts_are_refused():
+    with pytest.raises(DataError, match=r"no label counts: each one is the ignore_index of Cross"):
+        fit((X, np.full(11, -100)))

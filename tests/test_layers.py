@@ -27,6 +27,13 @@ simple = st.one_of(
     st.builds(fn.Linear, sizes, sizes, st.booleans()),
     st.builds(fn.ReLU),
     st.builds(fn.Tanh),
+    st.builds(fn.BatchNorm1d, sizes, momentum=st.none() | st.floats(0, 1), affine=st.booleans()),
+    st.builds(fn.BatchNorm2d, sizes, bias=st.booleans(), track_running_stats=st.booleans()),
+    st.builds(fn.LayerNorm, sizes | st.lists(sizes, min_size=1, max_size=3), bias=st.booleans()),
+    st.builds(fn.RMSNorm, sizes, st.none() | st.floats(0, 1)),
+    st.builds(lambda groups, size: fn.GroupNorm(groups, groups * size), sizes, sizes),
+    st.builds(fn.Dropout, st.floats(0, 1)),
+    st.builds(fn.Embedding, sizes, sizes, st.just(-1) | st.none()),
 )
 models = st.recursive(
     simple, lambda inner: st.lists(inner, max_size=3).map(lambda layers: fn.Sequential(*layers))

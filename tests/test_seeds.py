@@ -41,9 +41,11 @@ def test_each_seed_has_the_bits_of_a_single_run():
         )
 
 
-def test_vectorized_is_close():
-    together = fn.map_seeds(train, KEYS, (X, LABELS), vectorized=True)
-    for i in range(5):
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_vectorized_is_close(seeds):
+    together = fn.map_seeds(train, KEYS[:seeds], (X, LABELS), vectorized=True)
+    assert together[1].shape == (seeds, 5)
+    for i in range(seeds):
         np.testing.assert_allclose(together[1][i], single(i)[1], rtol=1e-5)
 
 
@@ -56,6 +58,8 @@ def test_the_function_is_traced_once(vectorized):
         return jax.random.normal(key) + shared["x"]
 
     found = fn.map_seeds(traced, KEYS, {"x": 1.0}, vectorized=vectorized)
+    assert len(traces) == 1
+    fn.map_seeds(traced, KEYS, {"x": 2.0}, vectorized=vectorized)
     assert len(traces) == 1
     np.testing.assert_allclose(found, 1 + jax.vmap(jax.random.normal)(KEYS), rtol=1e-6)
 

@@ -530,7 +530,7 @@ def test_200_steps_are_pytorchs(loss_name):
         np.testing.assert_allclose(weight, weights[key], rtol=0, atol=1e-9)
 
     # And step by step, by the function that the compiled loop repeats.
-    step = jax.jit(training._step, static_argnums=0)
+    step = jax.jit(training.step, static_argnums=0)
     run, ours = t.init(KEY, jnp.float64), []
     for batch in batches:
         run, loss = step(t, run, jnp.asarray(x[batch]), jnp.asarray(y[batch]), KEY)

@@ -1,7 +1,33 @@
-"""fence: the identity, which XLA does not look through."""
+"""fence and product: keep XLA from folding transposes into the products of narrow layers.
+
+Under `vmap` a fence may stay only where `eigen_multiplies` says so. XLA's CPU compiler computes
+vectors and very small matrices by loops of its own and leaves all others to Eigen
+(`GetDotImplementationStrategy` in its `dot_op_emitter.cc`). For a stack of such small ones whose
+layout a fence has fixed, jaxlib 0.10.2 aborts the process.
+"""
+
+from functools import partial, reduce
+from operator import add
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+
+# Contracted over so few, a product is quicker as a sum of outer ones, which XLA fuses.
+FEW = 3
+
+
+def eigen_multiplies(rows: int, features: tuple[int, int], dtype: jnp.dtype) -> bool:
+    """Whether Eigen computes every `product` of a layer with so many rows, forward and backward.
+
+    XLA's own loops take what has a side of 1, or of at most 3 on both sides of the contraction.
+    """
+    return (
+        dtype in (jnp.float32, jnp.float64)
+        and rows >= 8
+        and max(features) >= 8
+        and min(features) > 1
+    )
 
 
 @jax.custom_batching.custom_vmap
@@ -11,17 +37,59 @@ def _fence(x: Array) -> Array:
 
 @_fence.def_vmap
 def _fence_vmap(axis_size, in_batched, x):
-    # XLA's CPU compiler (jaxlib 0.10.2) aborts the process on some products of stacks of matrices
-    # whose layout a barrier has fixed.
     return x, in_batched[0]
 
 
-@jax.custom_jvp
-def fence(x: Array) -> Array:
-    """Return x; stop XLA from moving operations across. Under `vmap` it is not there at all."""
-    return _fence(x)
+@jax.custom_batching.custom_vmap
+def _stackable_fence(x: Array) -> Array:
+    return jax.lax.optimization_barrier(x)
+
+
+@_stackable_fence.def_vmap
+def _stackable_fence_vmap(axis_size, in_batched, x):
+    return _fence(x), in_batched[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def fence(x: Array, stackable: bool = False) -> Array:
+    """Return x; stop XLA from moving operations across.
+
+    Args:
+        x: any array.
+        stackable: whether it stays there under one `vmap`, around the stack, batch axis first.
+    """
+    return (_stackable_fence if stackable else _fence)(x)
 
 
 @fence.defjvp
-def _fence_jvp(primals, tangents):
-    return fence(*primals), tangents[0]
+def _fence_jvp(stackable, primals, tangents):
+    return fence(*primals, stackable), tangents[0]
+
+
+@jax.custom_batching.custom_vmap
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b)
+
+
+@_product.def_vmap
+def _product_vmap(axis_size, in_batched, a, b):
+    # The standard rule would put the batch axis elsewhere where only one of the two has one.
+    a, b = (
+        x if batched else jax.lax.optimization_barrier(jnp.broadcast_to(x, (axis_size, *x.shape)))
+        for x, batched in zip((a, b), in_batched, strict=True)
+    )
+    return jnp.matmul(a, b), True
+
+
+@jax.custom_jvp
+def product(a: Array, b: Array) -> Array:
+    """The matrix product (M, K) (K, N) -> (M, N); under `vmap` a stack of such products."""
+    if 0 < a.shape[1] <= FEW and {a.dtype, b.dtype} <= {jnp.dtype("f4"), jnp.dtype("f8")}:
+        return reduce(add, (a[:, k, None] * b[None, k, :] for k in range(a.shape[1])))
+    return _product(a, b)
+
+
+@product.defjvp
+def _product_jvp(primals, tangents):
+    (a, b), (da, db) = primals, tangents
+    return product(a, b), jnp.matmul(da, b) + jnp.matmul(a, db)

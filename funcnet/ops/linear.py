@@ -33,7 +33,7 @@ from jax import Array
 from funcnet.errors import ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
-from funcnet.ops._fence import fence
+from funcnet.ops._fence import eigen_multiplies, fence, product
 
 
 def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -52,8 +52,9 @@ def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """
     _check(x, weight, bias)
     if _is_narrow(x, weight):
-        y = jnp.matmul(weight, x.T)  # (M, N) (N, R) -> (M, R)
-        return fence(y if bias is None else y + bias[:, None]).T
+        stackable = _is_stackable(x, weight)
+        y = product(weight, fence(x.T, stackable))  # (M, N) (N, R) -> (M, R)
+        return fence(y if bias is None else y + bias[:, None], stackable).T
     y = jnp.matmul(x, weight.T)  # (..., N) (N, M) -> (..., M)
     return y if bias is None else y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
 
@@ -67,10 +68,14 @@ def _linear_bwd(residuals, dY):
     rows = tuple(range(dY.ndim - 1))  # the batch axes
     # y = x @ weight.T + bias
     if _is_narrow(x, weight):
-        dYt = fence(dY.T)
-        dX = fence(jnp.matmul(fence(weight.T), dYt)).T  # ((N, M) (M, R)).T -> (R, N)
-        dW = jnp.matmul(dYt, fence(x.T).T)  # (M, R) (R, N) -> (M, N)
-        db = jnp.matmul(dYt, jnp.ones(len(x), dYt.dtype))  # (M, R) (R,) -> (M,)
+        stackable = _is_stackable(x, weight)
+        dYt = fence(dY.T, stackable)
+        # ((N, M) (M, R)).T -> (R, N)
+        dX = fence(product(fence(weight.T, stackable), dYt), stackable).T
+        dW = product(dYt, fence(x.T, stackable).T)  # (M, R) (R, N) -> (M, N)
+        # A sum, in full precision where a product would by default have less, as on a GPU.
+        ones = jnp.ones(len(x), dYt.dtype)
+        db = jnp.matmul(dYt, ones, precision=jax.lax.Precision.HIGHEST)  # (M, R) (R,) -> (M,)
     else:
         dX = jnp.matmul(dY, weight)  # (..., M) (M, N) -> (..., N)
         dW = jnp.tensordot(dY, x, axes=(rows, rows))  # (..., M) (..., N) -> (M, N)
@@ -87,6 +92,10 @@ NARROW = 64
 
 def _is_narrow(x, weight):
     return x.ndim == 2 and max(weight.shape) <= NARROW
+
+
+def _is_stackable(x, weight):
+    return eigen_multiplies(len(x), weight.shape, jnp.promote_types(x.dtype, weight.dtype))
 
 
 def _check(x, weight, bias):

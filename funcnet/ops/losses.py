@@ -1,11 +1,8 @@
 """mse_loss and cross_entropy: from predictions and targets to a number.
 
 Both take any number of leading axes (...), and end alike: a loss l_n for every entry or example
-n, then a reduction. With dL the cotangent of the result, the cotangent of each l_n is
-
-    "none"  dl_n = dL_n        "sum"  dl_n = dL        "mean"  dl_n = dL / D
-
-where D is what the mean divides by. dL is never assumed to be 1.
+n, then a reduction; _reductions.py tells dl_n, the cotangent of l_n, from dL, that of the result,
+and D, what the mean divides by.
 
 
 mse_loss: l = (P - T)², P and T of one shape (...); no factor 1/2; D = the number of entries.
@@ -43,14 +40,16 @@ Derivation. Let p = exp S = softmax(Z), so that Σ_k p_nk = 1. Then
 For a mean over labels D depends on w too: with L = N / D, δL = δN / D - L δD / D, so dw_c also
 gets -dL (L / D) times the number of labels c.
 
-Residuals: the arguments, which the caller holds, and of each example the two numbers that make
-S again from Z without a second reduction: the maximum m_n and r_n = log Σ_k exp(Z_nk - m_n), with
-S = (Z - m) - r. The maximum makes logits of any finite size safe, and S does not depend on it:
-m is a constant to the derivative. Half-precision arguments are computed with in float32.
+For labels Σ_k Q_nk needs no sum: it is (1 - ε) w + ε Σ_k w_k / C, with the label's weight w.
+
+Residuals: the arguments, which the caller holds; D; p, which would cost the exponentials once more;
+and of each example the two numbers that make S again from Z without a reduction: the maximum m_n
+and r_n = log Σ_k exp(Z_nk - m_n), with S = (Z - m) - r. The maximum makes logits of any finite size
+safe, and S does not depend on it: m is a constant to the derivative. Half-precision arguments are
+computed with in float32.
 """
 
 import numbers
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +59,10 @@ from funcnet._checks import require_int
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 from funcnet.ops._checks import require_floating, require_same_shape
 from funcnet.ops._cotangents import like
-
-Reduction = Literal["none", "mean", "sum"]
-REDUCTIONS = ("none", "mean", "sum")
+from funcnet.ops._indices import as_int32
+from funcnet.ops._labels import inf_if_none, is_labels, kept, known, require_target
+from funcnet.ops._reductions import Reduction, reduced, require_reduction, spread
+from funcnet.ops._sums import sums
 
 
 def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -> Array:
@@ -80,10 +80,7 @@ def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
     _check_mse_loss(prediction, target, reduction)
-    squared = jnp.square(prediction - target)
-    if reduction == "none":
-        return squared
-    return squared.sum() if reduction == "sum" else squared.mean()
+    return reduced(jnp.square(prediction - target), reduction)
 
 
 def _mse_loss_fwd(prediction, target, reduction: Reduction = "mean"):
@@ -92,9 +89,8 @@ def _mse_loss_fwd(prediction, target, reduction: Reduction = "mean"):
 
 def _mse_loss_bwd(reduction, residuals, dL):
     prediction, target = residuals
-    # squared.mean() divides by the number of entries; where there are none, nothing is returned
-    dl = dL / max(prediction.size, 1) if reduction == "mean" else dL
-    # squared = (prediction - target)**2
+    dl = spread(dL, reduction, prediction.size)
+    # l = (prediction - target)**2
     dP = 2 * dl * (prediction - target)  # () or (...), (...) -> (...)
     return like(dP, prediction), like(-dP, target)
 
@@ -151,11 +147,17 @@ def _cross_entropy_fwd(
     label_smoothing=0.0,
 ):
     loss = _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    return loss, (logits, target, weight, *_normaliser(logits))
+    m, r = _normaliser(logits)  # as in the primal: XLA computes them once
+    S = _log_softmax(logits, m, r)
+    hard, _, _ = _target(S, target, weight, ignore_index, label_smoothing)
+    D = _divisor(hard, target, weight, ignore_index) if reduction == "mean" else None
+    if D is not None and is_labels(target):
+        D = inf_if_none(kept(target, ignore_index), D)
+    return loss, (logits, target, weight, jnp.exp(S), m, r, D)
 
 
 def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
-    logits, target, weight, m, r = residuals
+    logits, target, weight, p, m, r, D = residuals
     S = _log_softmax(logits, m, r)
     hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
     batch = tuple(range(S.ndim - 1))
@@ -163,25 +165,18 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
     if reduction == "none":
         dl = dl[..., None]
     elif reduction == "mean":
-        # losses.sum() / D; with every label ignored, D = 0 and there is nothing to learn from
-        D = _divisor(hard, target, weight, ignore_index)
-        if _is_labels(target):
-            all_ignored = _kept(target, ignore_index).sum(dtype=S.dtype) == 0
-            D = jnp.where(all_ignored, 1, D)
-            dl = jnp.where(all_ignored, 0, dl)
-        dl = dl / D
-    # losses = -(Q * S).sum(axis=-1), Q = w * T
-    dQ = -dl * S  # (..., C)
-    dS = -dl * w * T
-    # S = logits - log Σ exp(logits)
-    dZ = dS - jnp.exp(S) * dS.sum(axis=-1, keepdims=True)
+        dl = dl / D  # losses.sum() / D
+    # losses = -(Q * S).sum(axis=-1), Q = w * T, S = logits - log Σ exp(logits)
+    total = _total(w * T, target, weight, ignore_index, label_smoothing)
+    dZ = dl * (p * total - w * T)  # (..., C)
+    dQ = -dl * S
     # T = (1 - ε) target + ε / C; labels have no cotangent
-    dT = None if _is_labels(target) else like((1 - label_smoothing) * w * dQ, target)
+    dT = None if is_labels(target) else like((1 - label_smoothing) * w * dQ, target)
     if weight is None:
         return like(dZ, logits), dT, None
     # Q = w * T
     dw = (T * dQ).sum(axis=batch)  # (..., C) -> (C,)
-    if reduction == "mean" and _is_labels(target):
+    if reduction == "mean" and is_labels(target):
         # D = Σ hard * w
         loss = -(w * T * S).sum() / D
         dw = dw - dl * loss * hard.sum(axis=batch)
@@ -196,7 +191,7 @@ def _normaliser(logits):
     """M and r of the derivation, each (..., 1), in at least float32."""
     z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     m = jax.lax.stop_gradient(z.max(axis=-1, keepdims=True))
-    return m, jnp.log(jnp.exp(z - m).sum(axis=-1, keepdims=True))
+    return m, jnp.log(sums(jnp.exp(z - m)))
 
 
 def _log_softmax(logits, m, r):
@@ -207,54 +202,40 @@ def _log_softmax(logits, m, r):
 def _target(S, target, weight, ignore_index, label_smoothing):
     """The target before and after smoothing, (..., C) each, and the weights, (1, ..., C)."""
     classes = S.shape[-1]
-    if _is_labels(target):
-        labels = _as_int32(target)
-        kept = _kept(target, ignore_index)[..., None]
-        known = ((labels >= 0) & (labels < classes))[..., None]
-        one_hot = jnp.where(known, jax.nn.one_hot(labels, classes, dtype=S.dtype), jnp.nan)
-        hard = jnp.where(kept, one_hot, 0)
-        smooth = jnp.where(kept, label_smoothing / classes, 0).astype(S.dtype)
+    if is_labels(target):
+        labels = as_int32(target)
+        counts = kept(target, ignore_index)[..., None]
+        one_hot = jax.nn.one_hot(labels, classes, dtype=S.dtype)
+        one_hot = jnp.where(known(labels, classes)[..., None], one_hot, jnp.nan)
+        hard = jnp.where(counts, one_hot, 0)
+        smooth = jnp.where(counts, label_smoothing / classes, 0).astype(S.dtype)
     else:
         hard, smooth = target.astype(S.dtype), label_smoothing / classes
     w = jnp.ones((), S.dtype) if weight is None else weight.astype(S.dtype)
-    return hard, (1 - label_smoothing) * hard + smooth, w.reshape((1,) * (S.ndim - 1) + (-1,))
+    # By jnp: NumPy would multiply a target that is a constant, and warn.
+    smoothed = jnp.multiply(1 - label_smoothing, hard) + smooth
+    return hard, smoothed, w.reshape((1,) * (S.ndim - 1) + (-1,))
+
+
+def _total(Q, target, weight, ignore_index, label_smoothing):
+    """Σ_k Q_nk, (..., 1)."""
+    if not is_labels(target):
+        return sums(Q)
+    total = jnp.ones((), Q.dtype)
+    if weight is not None:
+        w = weight.astype(Q.dtype)
+        own = jnp.take(w, as_int32(target)[..., None], mode="clip")
+        total = (1 - label_smoothing) * own + label_smoothing * w.mean()
+    return jnp.where(kept(target, ignore_index)[..., None], total, 0)
 
 
 def _divisor(hard, target, weight, ignore_index):
     """D of the derivation, ()."""
-    if not _is_labels(target):
+    if not is_labels(target):
         return jnp.asarray(hard[..., 0].size, hard.dtype)
     if weight is None:
-        return _kept(target, ignore_index).sum(dtype=hard.dtype)
+        return kept(target, ignore_index).sum(dtype=hard.dtype)
     return (hard.sum(axis=tuple(range(target.ndim))) * weight.astype(hard.dtype)).sum()
-
-
-def _kept(target, ignore_index):
-    """Which labels count, (...); all of them where their dtype cannot hold ignore_index."""
-    limits = jnp.iinfo(target.dtype)
-    if not limits.min <= ignore_index <= limits.max:
-        return jnp.ones(target.shape, bool)
-    return target != jnp.array(ignore_index, target.dtype)
-
-
-def _is_labels(target):
-    return jnp.issubdtype(target.dtype, jnp.integer)
-
-
-def _as_int32(labels):
-    # Clipped first: a label of 2**32 must not become 0.
-    limits = jnp.iinfo(jnp.int32)
-    if jnp.iinfo(labels.dtype).max > limits.max:
-        labels = jnp.minimum(labels, limits.max)
-    if jnp.iinfo(labels.dtype).min < limits.min:
-        labels = jnp.maximum(labels, limits.min)
-    return labels.astype(jnp.int32)
-
-
-def require_reduction(function: str, reduction: str) -> None:
-    """Raise ConfigError unless `reduction` is one of REDUCTIONS."""
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ConfigError(f"{function}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
 
 
 def require_label_smoothing(function: str, label_smoothing: float) -> None:
@@ -302,14 +283,10 @@ def _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_
 
 
 def _check_target(logits, target):
-    if not hasattr(target, "shape"):
-        raise DtypeError(
-            f"cross_entropy: target is {type(target).__name__}, expected an array; convert it "
-            f"with jnp.asarray"
-        )
+    require_target("cross_entropy", target)
     given = f"cross_entropy: target is {target.dtype}{list(target.shape)}"
     labels, probabilities = logits.shape[:-1], logits.shape
-    if _is_labels(target):
+    if is_labels(target):
         if target.shape == labels:
             return
         mend = "reshape them"

@@ -28,7 +28,8 @@ def working_tolerance(subject: Subject, leaf: int, ulps: float = ULPS) -> float:
     cancelled = CANCELLED_ULPS * subject.ulp * subject.naturals[leaf]
     if not subject.is_wide or subject.ulp <= float(jnp.finfo(np.float64).eps):
         # The twin in float64 is then no finer than the rule.
-        return subject.formula_tolerance * largest(truth) + ulps * subject.ulp * largest(truth)
+        relative = subject.formula_tolerance + ulps * subject.ulp
+        return relative * largest(truth) + cancelled
     own = largest(subject.working_expected[1][leaf][:2] - truth)
     return OWN_ERROR_FACTOR * own + ulps * subject.ulp * largest(truth) + cancelled
 

@@ -114,7 +114,7 @@ def rule_calls(closed: Any) -> Iterator[tuple[str, Any]]:
                 eqns=[equation.replace(outvars=results)],
             )
             name = _compat.open_jaxpr(equation.params["call_jaxpr"]).debug_info.func_name
-            yield name, jax.extend.core.ClosedJaxpr(alone, [])
+            yield name, _compat.closed_jaxpr(alone)
         else:
             for inner in sub_jaxprs(equation.params):
                 yield from rule_calls(inner)

@@ -107,6 +107,16 @@ def test_the_same_seed_gives_the_same_bytes(finished, tmp_path):
     }
 
 
+def test_regularisation_is_an_option(finished, tmp_path):
+    options = ["--weight-decay", "0.01", "--clip-norm", "0.5", "--schedule", "cosine"]
+    assert run(tmp_path, "--seeds", "1", "--loss", "mse", *options) == 0
+    name = "params-mse-0.safetensors"
+    assert (tmp_path / name).read_bytes() != (finished / name).read_bytes()
+    config = json.loads((tmp_path / "results.json").read_text())["config"]
+    assert (config["weight_decay"], config["clip_norm"]) == (0.01, 0.5)
+    assert config["schedule"] == "cosine"
+
+
 def test_points_are_uniform_and_labelled_by_the_disk():
     x, y = disk.make_data(jax.random.key(0))
     assert x.shape == (1000, 2)
@@ -155,7 +165,7 @@ def test_divergence_names_the_seed_and_keeps_what_was_learned(tmp_path, capsys):
     assert run(tmp_path, "--learning-rate", "1e30", "--loss", "mse") == 1
     error = complaint(capsys)
     assert "seed 0" in error
-    assert re.search(r"epoch \d", error)
+    assert re.search(r"epoch \d .* step \d, .*largest gradient norm \S+, step size 1e\+30", error)
     assert "--learning-rate" in error
     assert (tmp_path / "params-mse-0.safetensors").exists()
 
@@ -181,6 +191,9 @@ def test_a_bug_is_no_sentence(tmp_path, monkeypatch):
         (["--learning-rate", "fast"], "fast"),
         (["--hidden", "25", "0"], "--hidden is 0"),
         (["--loss", "hinge"], "hinge"),
+        (["--schedule", "steps"], "steps"),
+        (["--weight-decay", "-1"], "--weight-decay is -1"),
+        (["--clip-norm", "0"], "--clip-norm is 0"),
         (["--unknown", "1"], "--unknown"),
     ],
 )

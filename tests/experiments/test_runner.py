@@ -64,7 +64,9 @@ def test_side_by_side_the_largest_difference_of_every_epoch_is_kept(problem):
 
 def test_after_every_epoch_someone_may_look(problem):
     seen = []
-    runner.train([runner.FuncnetLearner(*problem)], 3, "title", seen.append)
+    runner.train(
+        [runner.FuncnetLearner(*problem)], 3, "title", lambda epoch, losses: seen.append(epoch)
+    )
     assert seen == [1, 2, 3]
 
 
@@ -82,7 +84,9 @@ def test_a_divergence_names_the_seed_and_the_epoch(problem):
     config = dataclasses.replace(CONFIG, learning_rate=1e30)
     trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
     learner = runner.FuncnetLearner(trainer, start, data)
-    with pytest.raises(fn.DivergenceError, match=r"seed 7: the loss .* in epoch 0 .*learning-rate"):
+    with pytest.raises(
+        fn.DivergenceError, match=r"seed 7: the loss .* in epoch 0 .*norm.*learning-rate"
+    ):
         runner.train([learner], 3, "seed 7")
     jax.tree.map(np.testing.assert_array_equal, learner.run.params, start.params)
 
@@ -92,9 +96,59 @@ def test_no_hidden_layer_is_a_linear_classifier():
     assert runner.network((2, 3, 2)) == fn.Sequential(fn.Linear(2, 3), fn.ReLU(), fn.Linear(3, 2))
 
 
+def updates(config, params, gradient, steps=1):
+    """What the optimizer adds to the parameters in each of some steps of one gradient."""
+    optimizer = runner.make_optimizer(config)
+    state, found = optimizer.init(params), []
+    for _ in range(steps):
+        step, state = optimizer.update(gradient, state, params)
+        found.append(step)
+    return found
+
+
+PARAMS = ({"weight": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 5.0)}, ())
+GRADIENT = ({"weight": jnp.ones((2, 2)), "bias": jnp.full(2, 2.0)}, ())
+
+
+def test_weights_decay_and_biases_do_not():
+    config = dataclasses.replace(CONFIG, learning_rate=0.5, weight_decay=0.1)
+    ((step, _),) = updates(config, PARAMS, GRADIENT)
+    np.testing.assert_allclose(step["weight"], -0.5 * (1 + 0.1 * 3), rtol=1e-6)
+    np.testing.assert_allclose(step["bias"], -0.5 * 2, rtol=1e-6)
+
+
+def test_a_long_gradient_is_scaled_down_and_a_short_one_stays():
+    # Four entries of 1 and two of 2: length √12.
+    for norm, factor in ((1.0, 1 / np.sqrt(12)), (4.0, 1.0)):
+        config = dataclasses.replace(CONFIG, learning_rate=0.5, clip_norm=norm)
+        ((step, _),) = updates(config, PARAMS, GRADIENT)
+        np.testing.assert_allclose(step["weight"], -0.5 * factor, rtol=1e-6)
+        np.testing.assert_allclose(step["bias"], -factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, (1 + np.sqrt(0.5)) / 2, 0.5, (1 - np.sqrt(0.5)) / 2]),
+    ],
+)
+def test_the_step_size_falls_over_all_epochs(schedule, rates):
+    # 1000 examples in batches of 600 are two steps an epoch.
+    config = disk.Config(learning_rate=0.5, schedule=schedule, epochs=2, batch_size=600)
+    assert config.steps == 4
+    for (step, _), rate in zip(updates(config, PARAMS, GRADIENT, 4), rates, strict=True):
+        np.testing.assert_allclose(step["bias"], -rate, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1, expected a number >= 0"),
+        ({"weight_decay": float("inf")}, "--weight-decay is inf"),
+        ({"clip_norm": 0.0}, "--clip-norm is 0, expected a positive number"),
+        ({"clip_norm": float("nan")}, "--clip-norm is nan"),
         ({"seeds": 0}, "--seeds is 0, expected at least 1"),
         ({"epochs": -1}, "--epochs is -1, expected at least 1"),
         ({"batch_size": 0}, "--batch-size is 0, expected at least 1"),

@@ -1,5 +1,6 @@
 """Both frameworks train alike from the same start, and a comparison changes nothing in funcnet."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -68,6 +69,34 @@ def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("options", "closeness"),
+    [
+        ({"schedule": "cosine"}, 1e-12),
+        ({"weight_decay": 0.01}, 1e-12),
+        ({"schedule": "linear"}, 1e-8),  # optax's is computed in float32
+        # PyTorch divides by the norm + 1e-6.
+        ({"clip_norm": 0.05, "weight_decay": 0.01}, 1e-5),
+    ],
+)
+def test_regularised_alike_they_go_the_same_way(torch_peer, options, closeness):
+    config = dataclasses.replace(CONFIG, epochs=1, **options)
+    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
+    data = points(jnp.float64, "cross_entropy")
+    (peer,) = torch_peer.make_peers(config, config.sizes, "cross_entropy", data)
+    start = trainer.init(jax.random.key(2), jnp.float64)
+    learners = [runner.FuncnetLearner(trainer, start, data), peer.learner(data, 0, start)]
+    _, differences = runner.train(learners, 8, "title")
+    plain = runner.make_trainer(CONFIG, CONFIG.sizes, "cross_entropy")
+    unlike, _ = plain.run(plain.init(jax.random.key(2), jnp.float64), data, 8)
+    for key, values in differences.items():
+        assert values.max() < closeness, key
+    ours, others = (jax.tree.leaves(params) for params in (learners[0].run.params, unlike.params))
+    assert all(np.abs(a - b).max() > 1e-5 for a, b in zip(ours, others, strict=True))
+
+
+@pytest.mark.torch
 def test_in_float32_they_differ_by_rounding(torch_peer):
     _, _, (losses, differences) = side_by_side(torch_peer, "cross_entropy", jnp.float32, 50)
     assert losses.shape == (2, 50)
@@ -133,6 +162,7 @@ def run_disk(out, **options):
     disk.main(disk.Config(seeds=2, epochs=4, hidden=(5,), loss="mse", out=out, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("experiment", [run_mnist, run_disk])
 def test_funcnets_bits_are_the_same_in_every_mode(
@@ -178,6 +208,8 @@ def test_the_disk_report_compares_the_run_that_was_timed(tmp_path, capsys):
 
 @pytest.mark.torch
 @pytest.mark.slow
+# PyTorch's own, when its compiler is first imported.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is:DeprecationWarning")
 def test_torch_compile_has_a_list_and_a_column_of_its_own(tmp_path, small_mnist):
     run_mnist(tmp_path, compare_torch=True)
     found = results.read(tmp_path).runs

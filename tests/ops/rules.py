@@ -4,42 +4,12 @@ A case is a function and the arguments it is judged at, made for a dtype and som
 `test_rules.py` judges them all, and fails when an exported function is missing here.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 
 from funcnet import ops
-
-Leading = tuple[int, ...]
-Arguments = Callable[[np.random.Generator, Any, Leading], tuple[Any, ...]]
-
-
-class Case(NamedTuple):
-    """A function and how its arguments are made.
-
-    Attributes:
-        name: which options it has.
-        function: what is judged; it holds the rule.
-        arguments: (generator, dtype, leading axes) to a tuple of arguments.
-        empty: whether it has a value for an empty batch; a mean has none.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    arguments: Arguments
-    empty: bool = True
-
-
-def normal(rng, dtype, shape, scale=1.5):
-    """Random numbers, none of them near a kink at 0."""
-    x = scale * rng.normal(size=shape)
-    return jnp.asarray(x + 0.1 * np.sign(x), dtype)
-
-
-def positive(rng, dtype, shape):
-    return jnp.asarray(rng.uniform(0.5, 2.0, size=shape), dtype)
+from tests.ops import rules_activations, rules_images, rules_losses, rules_normalization
+from tests.ops.cases import Arguments, Case, Leading, normal, positive
 
 
 def probabilities(rng, dtype, leading, classes):
@@ -55,10 +25,6 @@ def linear(bias: bool, features=(3, 4)) -> Arguments:
         return (x, weight, normal(rng, dtype, (outputs,))) if bias else (x, weight)
 
     return arguments
-
-
-def elementwise(rng, dtype, leading):
-    return (normal(rng, dtype, (*leading, 3)),)
 
 
 def pair(rng, dtype, leading):
@@ -106,8 +72,6 @@ RULES: dict[str, list[Case]] = {
         Case("one feature", ops.linear, linear(bias=True, features=(1, 1))),
         Case("wide", ops.linear, linear(bias=True, features=(3, 70))),
     ],
-    "relu": [Case("relu", ops.relu, elementwise)],
-    "tanh": [Case("tanh", ops.tanh, elementwise)],
     "mse_loss": [
         Case(reduction, mse_loss(reduction), pair, empty=reduction != "mean")
         for reduction in ("mean", "none", "sum")
@@ -136,6 +100,10 @@ RULES: dict[str, list[Case]] = {
             ),
         ),
     ],
+    **rules_activations.RULES,
+    **rules_losses.RULES,
+    **rules_images.RULES,
+    **rules_normalization.RULES,
 }
 
 
@@ -144,11 +112,15 @@ LEADING: tuple[Leading, ...] = ((), (4,), (2, 3), (2, 1, 3), (1,), (0,))
 
 
 def rows(case: Case) -> list[tuple[str, Leading]]:
-    """Every dtype with every leading shape that the case can have."""
+    """Every dtype with every leading shape that the case can have; fewer for a minor one."""
+    if case.minor:
+        return [("float64", ()), ("float32", (4,)), ("bfloat16", (2, 3))]
     return [(d, s) for d in DTYPES for s in LEADING if s != (0,) or case.empty]
 
 
 def few_rows(case: Case) -> list[tuple[str, Leading]]:
-    """Rows in which each leading shape stands once, and the dtypes take turns."""
-    shapes = [leading for leading in LEADING if leading != (0,) or case.empty]
+    """Rows for the fast suite, in which the dtypes take turns; (4,) is judged in full."""
+    if case.minor:
+        return [("bfloat16", (2, 3))]
+    shapes = [(), (2, 3), (1,), *([(0,)] if case.empty else [])]
     return [(DTYPES[i % len(DTYPES)], leading) for i, leading in enumerate(shapes)]

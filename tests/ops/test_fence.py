@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.test_util import check_grads
 
-from funcnet.ops._fence import fence
+from funcnet.ops._fence import FEW, fence, product
 
 
 def test_identity_under_transformations():
@@ -22,3 +24,23 @@ def test_there_until_vmapped():
     x = jnp.ones((2, 3))
     assert "optimization_barrier" in jax.jit(fence).lower(x).as_text()
     assert "optimization_barrier" not in jax.jit(jax.vmap(fence)).lower(x).as_text()
+
+
+def test_a_stackable_one_stays_under_one_vmap():
+    x = jnp.ones((2, 3, 4))
+    stays = jax.vmap(lambda x: fence(x, True))
+    assert "optimization_barrier" in jax.jit(stays).lower(x).as_text()
+    assert "optimization_barrier" not in jax.jit(jax.vmap(stays)).lower(x).as_text()
+    np.testing.assert_array_equal(stays(x), x)
+
+
+@pytest.mark.parametrize("contracted", [1, FEW, FEW + 1])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (None, None)])
+def test_product_is_matmul(contracted, axes):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 5, contracted)), rng.normal(size=(2, contracted, 4))
+    a, b = (x if axis == 0 else x[0] for x, axis in zip((a, b), axes, strict=True))
+    with jax.enable_x64(True):
+        mapped = product if axes == (None, None) else jax.vmap(product, axes)
+        np.testing.assert_allclose(mapped(a, b), a @ b, rtol=1e-14, atol=1e-14)
+        check_grads(mapped, (a, b), order=2)

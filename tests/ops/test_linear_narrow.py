@@ -9,6 +9,15 @@ import pytest
 from funcnet.ops import linear
 from funcnet.ops.linear import NARROW
 
+MORE_SIZES = [
+    (100, 25, 25),
+    (8, 8, 2),
+    (8, 8, 8),
+    (100, 4, 9),
+    (4, 25, 25),
+    (100, 25, 1),
+    (9, 1, 25),
+]
 AXES = [axes for n in range(1, 5) for axes in itertools.combinations(range(4), n)]
 
 
@@ -29,11 +38,17 @@ def test_same_as_with_a_batch_axis_more(features):
         np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-5, atol=1e-5)
 
 
+# Rows, inputs, outputs: on either side of what decides whether fences stay under vmap.
+SIZES = [(5, 3, 2), (8, 2, 8), *(pytest.param(s, marks=pytest.mark.slow) for s in MORE_SIZES)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("mapped", AXES)
-def test_vmap_over_any_arguments(mapped):
+def test_vmap_over_any_arguments(mapped, sizes):
     # jaxlib 0.10.2 aborts on some of these where a barrier stays in the batched program.
     rng = np.random.default_rng(0)
-    shapes = [(5, 3), (2, 3), (2,), (5, 2)]
+    rows, n, m = sizes
+    shapes = [(rows, n), (m, n), (m,), (rows, m)]
     args = [rng.normal(size=(4, *s) if i in mapped else s) for i, s in enumerate(shapes)]
     args = [a.astype(np.float32) for a in args]
     axes = [0 if i in mapped else None for i in range(4)]

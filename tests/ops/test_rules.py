@@ -62,21 +62,29 @@ def test_every_row_in_full(case, dtype, leading):
     check(case, dtype, leading)
 
 
-def test_on_a_mesh_of_auto_axes():
+FIRST = ["linear", "relu", "mse_loss", "cross_entropy"]
+REST = sorted(set(RULES) - set(FIRST))
+
+
+@pytest.mark.parametrize(
+    "names", [FIRST, *(pytest.param(REST[i::3], marks=pytest.mark.slow) for i in range(3))]
+)
+def test_on_a_mesh_of_auto_axes(names):
     # A process of its own: the number of devices is settled when JAX starts.
     program = """
+import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
 from funcnet.testing import check_vjp
 from tests.ops.rules import RULES
-for name, cases in RULES.items():
-    args = cases[0].arguments(np.random.default_rng(0), "float32", (4,))
-    report = check_vjp(cases[0].function, args, sharding=True)
+for name in sys.argv[1:]:
+    case = RULES[name][0]
+    report = check_vjp(case.function, case.arguments(np.random.default_rng(0), "float32", (4,)))
     status = {check.name: check.status for check in report.checks}
-    print(name, status["auto_mesh"], status["explicit_mesh"], status["shard_map"])
+    print(name, status["auto_mesh"])
     assert status["auto_mesh"] == "passed", report
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(RULES)
+    assert done.stdout.splitlines() == [f"{name} passed" for name in names]

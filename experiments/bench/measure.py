@@ -1,0 +1,64 @@
+"""Timing in turns: every candidate once a round, so that what disturbs the machine disturbs all."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+
+class DifferentError(ArithmeticError):
+    """A candidate computes something else than funcnet: its time would mean nothing."""
+
+
+class Candidate(NamedTuple):
+    """What is timed."""
+
+    title: str
+    call: Callable[[], object]
+    """Does the work and returns when it is done."""
+    units: float
+    """Of work in one call: its times are divided by this."""
+
+
+def interleave(candidates: dict[str, Candidate], rounds: int, what: str) -> dict[str, list[float]]:
+    """Time every candidate once a round, in an order that is reversed every other round.
+
+    Args:
+        candidates: by name, warmed up.
+        rounds: how many.
+        what: shown with the progress.
+
+    Returns:
+        Seconds per unit for each round, by name.
+    """
+    seconds = {name: [] for name in candidates}
+    for number in tqdm(range(rounds), desc=what, unit="round", leave=False):
+        for name in list(candidates)[:: -1 if number % 2 else 1]:
+            _, call, units = candidates[name]
+            start = time.perf_counter()
+            call()
+            seconds[name].append((time.perf_counter() - start) / units)
+    return seconds
+
+
+def size_for(run: Callable[[int], object], seconds: float) -> int:
+    """Return the size for which run(size) takes about `seconds`, at least 1; it is warmed up.
+
+    Args:
+        run: work whose time grows with its size, and which may compile for each size.
+        seconds: how long it should take.
+    """
+    size = 1
+    while True:
+        run(size)
+        start = time.perf_counter()
+        run(size)
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds / 20:
+            break
+        size *= 20
+    fitting = max(1, round(size * seconds / elapsed))
+    if fitting != size:
+        run(fitting)
+    return fitting

@@ -1,0 +1,105 @@
+"""Layers and losses: frozen dataclasses that hold sizes and options, and no arrays.
+
+A layer is two pure functions. `init` makes its parameters and state from a key; `apply` maps
+parameters, state and an input to an output and the next state:
+
+    params, state    = layer.init(key, dtype=jnp.float32)
+    output, state    = layer.apply(params, state, x, key=key, train=True)
+
+A layer's params are a dict of arrays with PyTorch's names, a container's a tuple with one entry
+per layer, and `()` where there is nothing. Layers are hashable and compare by value, so that a
+function compiled for one is found again for an equal one.
+"""
+
+from funcnet.layers.activations import (
+    ELU,
+    GELU,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from funcnet.layers.containers import Container, Parallel, Residual, Sequential, require_entries
+from funcnet.layers.conv import Conv2d
+from funcnet.layers.dropout import Dropout
+from funcnet.layers.embedding import Embedding
+from funcnet.layers.linear import Linear
+from funcnet.layers.losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from funcnet.layers.module import (
+    Module,
+    Output,
+    Params,
+    State,
+    as_pair,
+    located,
+    require_floating_input,
+    require_module,
+    require_params,
+    require_state,
+    require_stateless,
+)
+from funcnet.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
+from funcnet.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Container",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GroupNorm",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "MaxPool2d",
+    "Module",
+    "NLLLoss",
+    "Output",
+    "Parallel",
+    "Params",
+    "RMSNorm",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SmoothL1Loss",
+    "Softmax",
+    "Softplus",
+    "State",
+    "Tanh",
+    "as_pair",
+    "located",
+    "require_entries",
+    "require_floating_input",
+    "require_module",
+    "require_params",
+    "require_state",
+    "require_stateless",
+]

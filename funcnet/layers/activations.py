@@ -1,0 +1,202 @@
+"""Layers without parameters that apply one function: to each entry, or along one axis."""
+
+import dataclasses
+
+from jax import Array
+
+from funcnet import ops
+from funcnet._checks import require_int, require_number
+from funcnet.layers.module import (
+    Module,
+    Output,
+    require_floating_input,
+    require_params,
+    require_stateless,
+)
+from funcnet.ops.activations import require_beta
+from funcnet.ops.gates import Approximation, require_approximation
+
+
+class Activation(Module):
+    """What these layers share; each says in `function` what it computes."""
+
+    def function(self, x: Array) -> Array:
+        """The function of the input, of the same shape."""
+        raise NotImplementedError(f"{type(self).__name__} has no function")
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        """(...) -> (...)."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        require_floating_input(self, x)
+        return Output(self.function(x), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReLU(Activation):
+    """Positive part of each entry, max(x, 0) (`torch.nn.ReLU`)."""
+
+    def function(self, x):
+        """`ops.relu`."""
+        return ops.relu(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakyReLU(Activation):
+    """x where it is positive, else negative_slope * x (`torch.nn.LeakyReLU`).
+
+    Args:
+        negative_slope: the slope below 0, and at 0.
+
+    Raises:
+        ConfigError: the slope is not a finite number.
+    """
+
+    negative_slope: float = 0.01
+
+    def __post_init__(self):
+        slope = require_number("LeakyReLU's negative_slope", self.negative_slope)
+        object.__setattr__(self, "negative_slope", slope)
+
+    def function(self, x):
+        """`ops.leaky_relu`."""
+        return ops.leaky_relu(x, self.negative_slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class ELU(Activation):
+    """x where it is positive, else alpha * (exp(x) - 1) (`torch.nn.ELU`).
+
+    Args:
+        alpha: how far below 0 it goes.
+
+    Raises:
+        ConfigError: alpha is not a finite number.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "alpha", require_number("ELU's alpha", self.alpha))
+
+    def function(self, x):
+        """`ops.elu`."""
+        return ops.elu(x, self.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus(Activation):
+    """A smooth ReLU, log(1 + exp(beta * x)) / beta (`torch.nn.Softplus`).
+
+    Args:
+        beta: the larger, the closer to ReLU; not 0.
+        threshold: where beta * x exceeds it, the output is x.
+
+    Raises:
+        ConfigError: beta or the threshold is not a finite number, or beta is 0.
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "beta", require_beta("Softplus's beta", self.beta))
+        threshold = require_number("Softplus's threshold", self.threshold)
+        object.__setattr__(self, "threshold", threshold)
+
+    def function(self, x):
+        """`ops.softplus`."""
+        return ops.softplus(x, self.beta, self.threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh(Activation):
+    """Hyperbolic tangent of each entry (`torch.nn.Tanh`)."""
+
+    def function(self, x):
+        """`ops.tanh`."""
+        return ops.tanh(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(Activation):
+    """Logistic function of each entry, 1 / (1 + exp(-x)) (`torch.nn.Sigmoid`)."""
+
+    def function(self, x):
+        """`ops.sigmoid`."""
+        return ops.sigmoid(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class SiLU(Activation):
+    """Each entry times its sigmoid (`torch.nn.SiLU`), also called swish."""
+
+    def function(self, x):
+        """`ops.silu`."""
+        return ops.silu(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class GELU(Activation):
+    """Each entry times the normal distribution's P(X < x) (`torch.nn.GELU`).
+
+    Args:
+        approximate: "none" or "tanh".
+
+    Raises:
+        ConfigError: another approximation.
+    """
+
+    approximate: Approximation = "none"
+
+    def __post_init__(self):
+        require_approximation("GELU", self.approximate)
+
+    def function(self, x):
+        """`ops.gelu`."""
+        return ops.gelu(x, self.approximate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(Activation):
+    """Probabilities in proportion to exp(x) along one axis (`torch.nn.Softmax`).
+
+    No last layer for CrossEntropyLoss, which takes the logits: it has a softmax of its own.
+
+    Args:
+        dim: the axis; the last, which counts the classes, by default. (PyTorch's default is
+            deprecated and chooses by the number of axes.)
+
+    Raises:
+        ConfigError: dim is not an integer.
+    """
+
+    dim: int = -1
+
+    def __post_init__(self):
+        object.__setattr__(self, "dim", require_int("Softmax's dim", self.dim))
+
+    def function(self, x):
+        """`ops.softmax`."""
+        return ops.softmax(x, self.dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSoftmax(Activation):
+    """Logarithm of the softmax along one axis (`torch.nn.LogSoftmax`), as NLLLoss takes it.
+
+    Args:
+        dim: the axis; the last, which counts the classes, by default.
+
+    Raises:
+        ConfigError: dim is not an integer.
+    """
+
+    dim: int = -1
+
+    def __post_init__(self):
+        object.__setattr__(self, "dim", require_int("LogSoftmax's dim", self.dim))
+
+    def function(self, x):
+        """`ops.log_softmax`."""
+        return ops.log_softmax(x, self.dim)

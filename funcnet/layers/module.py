@@ -1,0 +1,182 @@
+"""Module: what every layer is, and the checks that layers share."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from funcnet._checks import require_arrays, require_key
+from funcnet.errors import ConfigError, DtypeError, FuncnetError, ParamsError
+
+Params = Any
+State = Any
+
+
+class Output(NamedTuple):
+    """What `Module.apply` returns; unpacks into two.
+
+    Attributes:
+        value: the layer's output, an array.
+        state: the state to give the next call.
+    """
+
+    value: Array
+    state: State
+
+
+class Module:
+    """The base of every layer; subclass it, as a frozen dataclass, for a layer of your own.
+
+    Override `apply`, and `init` where the layer has parameters or state. The fields of the
+    dataclass are the layer's sizes and options: hashable, no arrays.
+    """
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
+        """Make the parameters and the state; none, unless a subclass says otherwise.
+
+        Args:
+            key: typed scalar key, as from `jax.random.key(0)`.
+            dtype: floating dtype of the parameters.
+
+        Returns:
+            (params, state), each a pytree of arrays.
+        """
+        require_key(key)
+        return (), ()
+
+    def apply(
+        self, params: Params, state: State, x: Array, *, key: Array | None = None, train=False
+    ) -> Output | tuple[Array, State]:
+        """Map an input to an output. A pure function: nothing in the layer changes.
+
+        Args:
+            params: as `init` made them, or as training left them.
+            state: as `init` or the last call returned it.
+            x: the input, features last.
+            key: typed scalar key for a layer that draws random numbers in training.
+            train: whether this is a training pass.
+
+        Returns:
+            (output, next state).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no apply")
+
+    def check_input(self, x: Any) -> None:
+        """Raise DataError where `apply` has no output for the values of an input.
+
+        `fit` calls it once with all the data, since a compiled program cannot raise. Nothing,
+        unless a subclass says otherwise.
+
+        Args:
+            x: an input for `apply`.
+        """
+
+
+@contextlib.contextmanager
+def located(path: tuple[int, ...], layer: Module) -> Iterator[None]:
+    """Say in which layer an error happened; nested containers prefix their own index."""
+    try:
+        yield
+    except FuncnetError as error:
+        error.layer_path = (*path, *error.layer_path)
+        error.layer = error.layer or repr(layer)
+        raise
+    except Exception as error:
+        place = f"layer {'.'.join(map(str, path))}, " if path else ""
+        error.add_note(f"funcnet: raised in {place}{layer!r}")
+        raise
+
+
+def as_pair(layer: Module, method: str, returned: Any) -> tuple[Any, Any]:
+    """What a layer's `init` or `apply` returned; an array of two rows must not pass for it."""
+    if isinstance(returned, tuple) and len(returned) == 2:
+        return returned
+    expected = {"init": "(params, state)", "apply": "(output, state)"}[method]
+    raise DtypeError(
+        f"{layer!r}'s {method} returned {kind(returned)}, expected a tuple {expected}; a layer "
+        f"without state returns the () it was given"
+    )
+
+
+def require_module(model: Any) -> None:
+    """Raise ConfigError unless `model` is a layer."""
+    if not isinstance(model, Module):
+        raise ConfigError(f"model is {model!r}, expected an instance of funcnet.Module")
+
+
+def require_floating_input(layer: Module, x: Any) -> None:
+    """Raise DtypeError unless `x` is an array of a real floating dtype."""
+    require_arrays(repr(layer), x=x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise DtypeError(
+            f"{layer!r} got an input of dtype {x.dtype}, expected floating point; convert it, for "
+            f"example with x.astype(jnp.float32)"
+        )
+
+
+def require_params(layer: Module, params: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ParamsError unless `params` is a dict of arrays of these shapes, or () for none.
+
+    And DtypeError unless the arrays are floating.
+    """
+    if not shapes:
+        if not isinstance(params, tuple) or params:
+            raise ParamsError(f"{layer!r} got params {outline(params)}, expected ()")
+        return
+    fits = isinstance(params, Mapping) and {k: _shape(v) for k, v in params.items()} == shapes
+    if not fits:
+        raise ParamsError(
+            f"{layer!r} got params {outline(params)}, expected {_expected(shapes)}; make them with "
+            f"model.init(key), of the same model"
+        )
+    for name, array in params.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise DtypeError(
+                f"{layer!r} got params whose {name} is {array.dtype}, expected floating point; "
+                f"convert it, for example with astype(jnp.float32)"
+            )
+
+
+def require_state(layer: Module, state: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ParamsError unless `state` is a dict of arrays of these shapes, or () for none."""
+    if not shapes:
+        return require_stateless(layer, state)
+    fits = isinstance(state, Mapping) and {k: _shape(v) for k, v in state.items()} == shapes
+    if not fits:
+        raise ParamsError(
+            f"{layer!r} got state {outline(state)}, expected {_expected(shapes)}; make it with "
+            f"model.init(key), of the same model"
+        )
+
+
+def require_stateless(layer: Module, state: Any) -> None:
+    """Raise ParamsError unless `state` is (), a layer's that has none."""
+    if not isinstance(state, tuple) or state:
+        raise ParamsError(
+            f"{layer!r} got state {outline(state)}, expected (); make it with model.init(key), of "
+            f"the same model"
+        )
+
+
+def _expected(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return "{" + ", ".join(f"{name}: {list(shape)}" for name, shape in shapes.items()) + "}"
+
+
+def outline(params: Any) -> str:
+    """Parameters or a state in words, for a message."""
+    if isinstance(params, Mapping):
+        return "{" + ", ".join(f"{k}: {kind(v)}" for k, v in params.items()) + "}"
+    return kind(params)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return getattr(value, "shape", None)
+
+
+def kind(value: Any) -> str:
+    """The shape of an array, the length of a tuple, the type of anything else."""
+    if (shape := _shape(value)) is not None:
+        return str(list(shape))
+    return f"tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

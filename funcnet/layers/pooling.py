@@ -1,0 +1,174 @@
+"""Layers that summarise windows of an image, and Flatten, which often follows them."""
+
+import dataclasses
+import math
+
+from funcnet import ops
+from funcnet._checks import require_int
+from funcnet.errors import ShapeError
+from funcnet.layers.module import (
+    Module,
+    Output,
+    require_floating_input,
+    require_params,
+    require_stateless,
+)
+from funcnet.ops._windows import Size
+from funcnet.ops.pooling import require_divisor, require_output_size, require_pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool2d(Module):
+    """Largest entry of each window of an image, channels last (`torch.nn.MaxPool2d`).
+
+    Args:
+        kernel_size: entries of a window; an integer or (rows, columns), as the next three.
+        stride: from one window to the next; None for as large as the kernel.
+        padding: -∞ on each side.
+        dilation: from one entry of a window to the next.
+        ceil_mode: whether a last window may stick out of the padded image.
+
+    Raises:
+        ConfigError: a size or option that has no meaning.
+    """
+
+    kernel_size: Size
+    stride: Size | None = None
+    padding: Size = 0
+    dilation: Size = 1
+    # By name only: PyTorch's layer has another option in this place, its function has not.
+    ceil_mode: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        for name, pair in zip(names, require_pooling("MaxPool2d's", *options), strict=True):
+            object.__setattr__(self, name, pair)
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        """(..., height, width, channels) -> (..., H', W', channels); see `ops.max_pool2d`."""
+        _require_images(self, params, state, x)
+        y = ops.max_pool2d(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+        return Output(y, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class AvgPool2d(Module):
+    """Mean of each window of an image, channels last (`torch.nn.AvgPool2d`).
+
+    Args:
+        kernel_size: entries of a window; an integer or (rows, columns), as the next two.
+        stride: from one window to the next; None for as large as the kernel.
+        padding: zeros on each side.
+        ceil_mode: whether a last window may stick out of the padded image.
+        count_include_pad: whether the padding is counted.
+        divisor_override: what every sum is divided by instead.
+
+    Raises:
+        ConfigError: a size or option that has no meaning.
+    """
+
+    kernel_size: Size
+    stride: Size | None = None
+    padding: Size = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+    def __post_init__(self):
+        options = (self.kernel_size, self.stride, self.padding, 1, self.ceil_mode)
+        names = ("kernel_size", "stride", "padding")
+        for name, pair in zip(names, require_pooling("AvgPool2d's", *options)[:3], strict=True):
+            object.__setattr__(self, name, pair)
+        require_divisor("AvgPool2d's", self.count_include_pad, self.divisor_override)
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        """(..., height, width, channels) -> (..., H', W', channels); see `ops.avg_pool2d`."""
+        _require_images(self, params, state, x)
+        y = ops.avg_pool2d(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+        return Output(y, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveAvgPool2d(Module):
+    """Means over windows that cover an image of any size evenly (`torch.nn.AdaptiveAvgPool2d`).
+
+    Args:
+        output_size: how many windows, an integer or (rows, columns); None for one a pixel.
+
+    Raises:
+        ConfigError: sizes that are not positive integers or None.
+    """
+
+    output_size: int | tuple[int | None, int | None]
+
+    def __post_init__(self):
+        size = require_output_size("AdaptiveAvgPool2d's output_size", self.output_size)
+        object.__setattr__(self, "output_size", size)
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        """(..., height, width, channels) -> (..., rows, columns, channels)."""
+        _require_images(self, params, state, x)
+        return Output(ops.adaptive_avg_pool2d(x, self.output_size), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatten(Module):
+    """Axes from start_dim to end_dim become one (`torch.nn.Flatten`).
+
+    Of an image the channels are last, also here: features come out ordered by row, column and
+    channel, PyTorch's by channel, row and column. A Linear after it, taken from a PyTorch network,
+    has to have its weight's columns put into this order, unless the images are of one pixel.
+
+    Args:
+        start_dim: the first of the axes; the default keeps one batch axis.
+        end_dim: the last of them. Both may count from the end, as -1.
+
+    Raises:
+        ConfigError: an axis that is not an integer.
+    """
+
+    start_dim: int = 1
+    end_dim: int = -1
+
+    def __post_init__(self):
+        for name in ("start_dim", "end_dim"):
+            axis = require_int(f"Flatten's {name}", getattr(self, name))
+            object.__setattr__(self, name, axis)
+
+    def apply(self, params, state, x, *, key=None, train=False):
+        """(..., a, ..., b, ...) -> (..., a * ... * b, ...)."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        require_floating_input(self, x)
+        first, last = (axis % x.ndim if x.ndim else 0 for axis in (self.start_dim, self.end_dim))
+        inside = all(-x.ndim <= axis < x.ndim for axis in (self.start_dim, self.end_dim))
+        if not inside or first > last:
+            raise ShapeError(
+                f"{self!r} got an input of shape {x.shape}, expected axes {self.start_dim} to "
+                f"{self.end_dim} in this order; with no batch axis, count from the end: "
+                f"Flatten(-3) for images"
+            )
+        merged = math.prod(x.shape[first : last + 1])
+        return Output(x.reshape(*x.shape[:first], merged, *x.shape[last + 1 :]), state)
+
+
+def _require_images(layer, params, state, x):
+    require_params(layer, params, {})
+    require_stateless(layer, state)
+    require_floating_input(layer, x)
+    if x.ndim < 3:
+        raise ShapeError(
+            f"{layer!r} got an input of shape {x.shape}, expected (..., height, width, channels), "
+            f"channels last; add the missing axes, for example with x[..., None] for one channel"
+        )
