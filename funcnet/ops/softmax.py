@@ -22,7 +22,9 @@ Let p = softmax(X), so that Σ_k p_k = 1. Perturbing X,
 softmax's Y is kept by the next layer as its own input. log_softmax's Y is as well, and p = exp Y,
 but the exponentials would take longer than all the rest of the backward pass. Both subtract the
 maximum of X first, so that no exponential overflows; Y does not depend on it, and to the derivative
-it is a constant. Half precision is computed in float32.
+it is a constant. Half precision is computed in float32, and kept as Y or p without the digits that
+1 - p of a nearly sure class needs: in bfloat16 all p above 0.998 are 1. The other classes' p have
+them, and Σ_k p_k = 1 gives them back.
 """
 
 import jax
@@ -61,7 +63,7 @@ def _softmax_fwd(x, dim=-1):
 
 
 def _softmax_bwd(dim, y, dY):
-    p, g = wide(y), wide(dY)
+    p, g = _adding_up(y, dim), wide(dY)
     # y = exp(x) / exp(x).sum(axis=dim)
     return (like(p * (g - sums(p * g, dim)), y),)
 
@@ -95,7 +97,7 @@ def _log_softmax_fwd(x, dim=-1):
 def _log_softmax_bwd(dim, p, dY):
     g = wide(dY)
     # y = x - log(exp(x).sum(axis=dim))
-    return (like(g - wide(p) * sums(g, dim), p),)
+    return (like(g - _adding_up(p, dim) * sums(g, dim), p),)
 
 
 log_softmax = jax.custom_vjp(_log_softmax, nondiff_argnums=(1,))
@@ -106,6 +108,12 @@ def _shifted(x, dim):
     """X less its maximum along the axis, in at least float32."""
     z = wide(x)
     return z - jax.lax.stop_gradient(z.max(axis=dim, keepdims=True))
+
+
+def _adding_up(p, dim):
+    """P in at least float32. Rounded to half precision, it no longer adds up to 1, until scaled."""
+    q = wide(p)
+    return q if q.dtype == p.dtype else q / sums(q, dim)
 
 
 def _check(function, x, dim):
