@@ -8,6 +8,8 @@ comma := ,
 READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 # Arguments for pytest, as in: make test ARGS='-k cross_entropy'
 ARGS ?=
+# Tests that share a run keep to one process.
+PARALLEL := -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help run mnist bench measure-bench test test-slow check lint types clean
@@ -28,10 +30,10 @@ measure-bench: $(READY)
 	$(RUN) -m experiments bench
 
 test: $(READY)  ## Run the tests but for the slow ones
-	$(RUN) -m pytest -n auto $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
-	$(RUN) -m pytest -n auto -m slow $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m slow $(ARGS)
 
 check: lint types test  ## What CI runs: lint, types and tests
 

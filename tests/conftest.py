@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import signal
 
 import hypothesis
 import jax
@@ -20,6 +21,10 @@ def x64():
     with jax.enable_x64(True):
         yield
 
+
+# A shell ignores Ctrl-C in what it runs in the background; tests send it to themselves.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_TESTS = itertools.count(1)
 

@@ -267,7 +267,7 @@ OPTIMIZERS = {
     "lbfgs": optax.lbfgs(),
     "inject_hyperparams": optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
 }
-SLOW = {"lbfgs", "inject_hyperparams"}  # to compile
+SLOW = {"adam", "lbfgs", "inject_hyperparams"}  # to compile
 
 
 @pytest.mark.parametrize(

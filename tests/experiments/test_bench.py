@@ -4,6 +4,7 @@ Nothing here depends on how long anything takes.
 """
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -30,9 +31,12 @@ from experiments.bench.workloads import (
 from experiments.results import ResultsError
 from funcnet.errors import ConfigError
 
+pytestmark = pytest.mark.xdist_group("bench")
+
 KEY = jax.random.key(0)
 
 
+@functools.cache
 def reference(network: Network) -> training.Reference:
     return training.Reference(network, training.first_batches(network, network.data()), KEY)
 

@@ -62,7 +62,7 @@ def test_every_row_in_full(case, dtype, leading):
     check(case, dtype, leading)
 
 
-FIRST = ["linear", "relu", "mse_loss", "cross_entropy"]
+FIRST = ["linear", "cross_entropy"]
 REST = sorted(set(RULES) - set(FIRST))
 
 

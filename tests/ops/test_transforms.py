@@ -1,4 +1,7 @@
-"""What every op's rule holds to, whatever the shape, dtype and transformation."""
+"""What every op's rule holds to, whatever the shape, dtype and transformation.
+
+Without check_vjp, which judges the same in the fast suite: so that its own mistakes are seen.
+"""
 
 import itertools
 from typing import Any, NamedTuple
@@ -96,6 +99,7 @@ def close(found, expected, tolerance=1e-10):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_cotangents_keep_shape_and_dtype_and_agree_with_autodiff(name, dtype):
@@ -145,6 +149,7 @@ def test_mixed_dtypes_promote_forward_and_return_backward(dtypes):
         assert (dP.dtype, dT.dtype) == (p.dtype, t.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_under_jit_vmap_scan_and_checkpoint(name):
     op = make(name)
@@ -172,6 +177,7 @@ def test_under_jit_vmap_scan_and_checkpoint(name):
         close(jax.tree.map(lambda leaf: leaf[0], mapped), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(name):
     """Hessian-vector products, forward over reverse and reverse over reverse, and the Hessian."""
