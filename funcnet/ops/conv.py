@@ -254,7 +254,8 @@ def _parts(channels, groups):
 
 def _joined(parts):
     """(G, ..., C/G) -> (..., C)."""
-    return jnp.moveaxis(parts, 0, -2).reshape(*parts.shape[1:-1], -1)
+    groups, *others, size = parts.shape
+    return jnp.moveaxis(parts, 0, -2).reshape(*others, groups * size)
 
 
 def _spread(windows):

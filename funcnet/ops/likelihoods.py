@@ -114,22 +114,25 @@ def _nll_loss_bwd(ignore_index, reduction, residuals, dL):
     dl = dL.astype(S.dtype)
     if reduction == "mean":
         dl = dl / D  # losses.sum() / D
-    dl = jnp.where(kept(target, ignore_index), dl, 0)[..., None]  # (..., 1)
-    # losses = -w[y] * S[y]; in the row of a label that is no class, everything is NaN
+    dl = jnp.broadcast_to(dl, target.shape)[..., None]  # (..., 1)
+    # losses = where(counts, -w[y] * S[y], 0); in the row of a label that counts and is no class,
+    # everything is NaN, in that of one that is ignored, class or not, everything is 0
     labels = as_int32(target)[..., None]
     column = jnp.arange(classes).reshape((1,) * target.ndim + (-1,))
     hot = jnp.where(known(labels, classes), labels == column, jnp.nan)  # (..., C)
+    hot = jnp.where(kept(target, ignore_index)[..., None], hot, 0)
     w = jnp.ones((), S.dtype) if weight is None else weight.astype(S.dtype)
-    dS = jnp.where(hot == 0, 0, -dl * w.reshape((1,) * target.ndim + (-1,)) * hot)
+    w = w.reshape((1,) * target.ndim + (-1,))
+    dS = jnp.where(hot == 0, 0, -dl * w * hot)
     if weight is None:
         return like(dS, shape_and_dtype), None, None
     batch = tuple(range(target.ndim))
-    dw = (-dl * S[..., None] * hot).sum(axis=batch)  # (..., C) -> (C,)
+    chosen = jnp.where(hot == 0, 0, hot * S[..., None])  # S[y] where y is, (..., C)
+    dw = (-dl * chosen).sum(axis=batch)  # (..., C) -> (C,)
     if reduction == "mean":
         # D = Σ w[y]
-        counted = jnp.where(kept(target, ignore_index)[..., None], hot, 0)
-        loss = -(counted * w.reshape((1,) * target.ndim + (-1,)) * S[..., None]).sum() / D
-        dw = dw - dL.astype(S.dtype) / D * loss * counted.sum(axis=batch)
+        loss = -(w * chosen).sum() / D
+        dw = dw - dL.astype(S.dtype) / D * loss * hot.sum(axis=batch)
     return like(dS, shape_and_dtype), None, like(dw, weight)
 
 
@@ -257,7 +260,7 @@ def _kl_div(
     _check_kl_div(log_probabilities, target, reduction, log_target)
     S, T = wide(log_probabilities), wide(target)
     losses = jnp.exp(T) * (T - S) if log_target else T * _log(T) - T * S
-    loss = losses.sum() / len(S) if reduction == "batchmean" else reduced(losses, reduction)
+    loss = losses.sum() / _rows(S) if reduction == "batchmean" else reduced(losses, reduction)
     return loss.astype(jnp.result_type(log_probabilities, target))
 
 
@@ -276,13 +279,18 @@ def _kl_div_fwd(log_probabilities, target, reduction: KLReduction = "mean", log_
 def _kl_div_bwd(reduction, log_target, residuals, dL):
     P, slope_of_T, like_S, like_T = residuals
     g = wide(dL)
-    dl = g / len(P) if reduction == "batchmean" else spread(g, reduction, P.size)
+    dl = g / _rows(P) if reduction == "batchmean" else spread(g, reduction, P.size)
     # l = T * (log(T) - S), or exp(T) * (T - S)
     return like(-dl * P, like_S), like(dl * slope_of_T, like_T)
 
 
 kl_div = jax.custom_vjp(_kl_div, nondiff_argnums=(2, 3))
 kl_div.defvjp(_kl_div_fwd, _kl_div_bwd)
+
+
+def _rows(S):
+    """What "batchmean" divides by: the size of the first axis; as in PyTorch, 1 of one number."""
+    return len(S) if S.ndim else 1
 
 
 def _log(T):
@@ -343,5 +351,3 @@ def _check_kl_div(log_probabilities, target, reduction, log_target):
     require_bool("kl_div: log_target", log_target)
     require_floating("kl_div", log_probabilities=log_probabilities, target=target)
     require_same_shape("kl_div", log_probabilities=log_probabilities, target=target)
-    if reduction == "batchmean" and log_probabilities.ndim == 0:
-        raise ShapeError("kl_div: log_probabilities have shape (), and no first axis to divide by")

@@ -130,7 +130,7 @@ def _cross_entropy(
     _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
     S = _log_softmax(logits, *_normaliser(logits))
     hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
-    losses = -(w * T * S).sum(axis=-1)  # l_n: (..., C) -> (...)
+    losses = -_product(w * T, S).sum(axis=-1)  # l_n: (..., C) -> (...)
     if reduction == "mean":
         losses = losses.sum() / _divisor(hard, target, weight, ignore_index)
     elif reduction == "sum":
@@ -166,19 +166,18 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
         dl = dl[..., None]
     elif reduction == "mean":
         dl = dl / D  # losses.sum() / D
-    # losses = -(Q * S).sum(axis=-1), Q = w * T, S = logits - log Σ exp(logits)
+    # losses = -product(Q, S).sum(axis=-1), Q = w * T, S = logits - log Σ exp(logits)
     total = _total(w * T, target, weight, ignore_index, label_smoothing)
     dZ = dl * (p * total - w * T)  # (..., C)
-    dQ = -dl * S
     # T = (1 - ε) target + ε / C; labels have no cotangent
-    dT = None if is_labels(target) else like((1 - label_smoothing) * w * dQ, target)
+    dT = None if is_labels(target) else like((1 - label_smoothing) * w * -dl * S, target)
     if weight is None:
         return like(dZ, logits), dT, None
     # Q = w * T
-    dw = (T * dQ).sum(axis=batch)  # (..., C) -> (C,)
+    dw = -(dl * _product(T, S)).sum(axis=batch)  # T * dQ: (..., C) -> (C,)
     if reduction == "mean" and is_labels(target):
         # D = Σ hard * w
-        loss = -(w * T * S).sum() / D
+        loss = -_product(w * T, S).sum() / D
         dw = dw - dl * loss * hard.sum(axis=batch)
     return like(dZ, logits), dT, like(dw, weight)
 
@@ -195,8 +194,12 @@ def _normaliser(logits):
 
 
 def _log_softmax(logits, m, r):
-    # Where Z - m overflows, the lowest finite number stands for -inf, so that 0 * S is 0.
-    return jnp.maximum(logits.astype(m.dtype) - m - r, jnp.finfo(m.dtype).min)
+    return logits.astype(m.dtype) - m - r
+
+
+def _product(Q, S):
+    """Q * S, and 0 where Q is 0 and S is -inf, a class that is impossible and unasked for."""
+    return Q * jnp.where((Q == 0) & ~jnp.isfinite(S), 0, S)
 
 
 def _target(S, target, weight, ignore_index, label_smoothing):

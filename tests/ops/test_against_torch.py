@@ -198,3 +198,33 @@ def test_cross_entropy_of_huge_logits():
         g,
     )
     agree(ours, theirs)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_an_impossible_class(smoothing):
+    """A label whose logit is -inf costs infinitely much; another label does so by smoothing."""
+    logits = np.array([[-np.inf, 0.3, 1.0], [0.5, -np.inf, -np.inf], [0.1, -np.inf, 0.2]])
+    labels, g = np.array([0, 0, -100]), np.array([0.7, -1.3, 0.4])
+    options = {"ignore_index": -100, "reduction": "none", "label_smoothing": smoothing}
+    ours = gradients(lambda z: ops.cross_entropy(z, labels, **options), [logits], g)
+    theirs = torch_gradients(
+        lambda z: torch_cross_entropy(z, torch_labels(labels), None, options), [logits], g
+    )
+    agree(ours, theirs)
+
+
+def test_cross_entropy_of_an_impossible_classs_probability():
+    logits = np.array([[-np.inf, 0.3, 1.0], [0.5, 0.2, -0.4]])
+    target, g = np.array([[0.2, 0.5, 0.3], [0.1, 0.0, 0.9]]), np.array([0.7, -1.3])
+    options = {"ignore_index": -100, "reduction": "none", "label_smoothing": 0.0}
+    ours = gradients(lambda z, t: ops.cross_entropy(z, t, **options), [logits, target], g)
+    theirs = torch_gradients(
+        lambda z, t: torch_cross_entropy(z, t, None, options), [logits, target], g
+    )
+    agree(ours, theirs)
+
+
+def torch_labels(labels):
+    import torch
+
+    return torch.as_tensor(labels)

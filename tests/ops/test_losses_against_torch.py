@@ -96,6 +96,26 @@ def test_nll_loss_of_labels_that_are_all_ignored(weight):
     agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, weight, options), [S], 1.0))
 
 
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nll_loss_of_an_ignored_label_that_is_no_class(weight, reduction):
+    rng = np.random.default_rng(0)
+    S, labels = rng.normal(size=(5, 4)), np.array([1, -100, 3, -100, 0])
+    S[1, 0] = -np.inf
+    g = cotangent(rng, reduction, (5,))
+    options = {"ignore_index": -100, "reduction": reduction}
+    ours = gradients(lambda S: ops.nll_loss(S, labels, weight, **options), [S], g)
+    agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, weight, options), [S], g))
+    if weight is not None:
+        dw = jax.grad(lambda w: (g * ops.nll_loss(S, labels, w, **options)).sum())(weight)
+        kept = labels != -100
+        rows = g[kept] if reduction == "none" else g
+        expected = jax.grad(
+            lambda w: (rows * ops.nll_loss(S[kept], labels[kept], w, **options)).sum()
+        )(weight)
+        np.testing.assert_allclose(dw, expected, rtol=1e-12)
+
+
 def test_nll_loss_looks_at_no_other_class():
     S, labels = np.array([[-np.inf, -0.5], [-0.25, -np.inf]]), np.array([1, 1])
     g = np.array([0.5, -1.5])
@@ -166,6 +186,23 @@ def test_kl_div(shape, reduction, log_target):
     agree(
         gradients(lambda S, T: ops.kl_div(S, T, reduction, log_target), args, g),
         torch_gradients(theirs, args, g),
+    )
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+def test_kl_div_of_one_number_has_a_batchmean(log_target):
+    import torch
+
+    args = [np.array(-0.7), np.array(-0.4 if log_target else 0.3)]
+    agree(
+        gradients(lambda S, T: ops.kl_div(S, T, "batchmean", log_target), args, 1.5),
+        torch_gradients(
+            lambda S, T: torch.nn.functional.kl_div(
+                S, T, reduction="batchmean", log_target=log_target
+            ),
+            args,
+            1.5,
+        ),
     )
 
 
