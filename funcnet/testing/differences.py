@@ -94,6 +94,34 @@ def slopes(
     return Slopes(*central, *left, *right)
 
 
+def steepest(
+    f: Callable[[Arrays], Any], xs: Arrays, coordinates: Sequence[Coordinate]
+) -> np.ndarray:
+    """How large the terms of a derivative are, of which it may be a small difference.
+
+    The largest |f(x + h) - f(x)| / h over steps h of many sizes, and |x| times the largest second
+    difference over h²: a function that jumps within a short distance has large terms, though its
+    derivative be small, and a rounded x moves them.
+
+    Returns:
+        (coordinates, components).
+    """
+    sizes = np.array([_first_step(xs[c.leaf], c.index) / FIRST_STEP for c in coordinates])
+    h = 2 * sizes[:, None] * 2.0 ** -np.arange(2 * LEVELS)
+    values = _evaluate(f, xs, coordinates, np.concatenate([h, -h], axis=1))
+    center = np.asarray(f(xs)).reshape(-1)
+    up, down = np.split(values - center, 2, axis=1)
+    steps, size = h[:, :, None], sizes[:, None]
+    slope = _largest(np.concatenate([up / steps, down / steps], axis=1))
+    return slope + size * _largest((up + down) / steps**2)
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The largest finite magnitude along axis 1."""
+    values = np.abs(values)
+    return np.max(values, axis=1, initial=0.0, where=np.isfinite(values))
+
+
 def _first_step(x: Any, index: int) -> float:
     x = np.abs(np.asarray(x)).reshape(-1)
     finite = x[np.isfinite(x)]
@@ -130,7 +158,11 @@ def _evaluate(
     batch = int(np.clip(BATCH_NUMBERS // width, 1, BATCH))
     padding = -len(moves) % batch
     padded = [np.pad(array, (0, padding)) for array in (leaf, index, moves)]
-    run = jax.jit(jax.vmap(moved), compiler_options=_compat.QUICK_COMPILE)
+    # One after the other: mapped over both of its operands, a convolution takes minutes.
+    run = jax.jit(
+        lambda *moves: jax.lax.map(lambda move: moved(*move), moves),
+        compiler_options=_compat.QUICK_COMPILE,
+    )
     found = [
         np.asarray(run(*(array[i : i + batch] for array in padded)))
         for i in range(0, len(padded[0]), batch)
@@ -176,11 +208,11 @@ def flat_outputs(f: Callable[[Arrays, Arrays], Arrays], zs: Arrays) -> Callable[
 def contracted(
     f: Callable[[Arrays, Arrays], Arrays], zs: Arrays, cts: Sequence[np.ndarray]
 ) -> Callable[[Arrays], Any]:
-    """The outputs' products with a stack of cotangents: one component for each."""
+    """The outputs' products with a stack of cotangents, real parts: one component for each."""
 
     def components(xs: Arrays) -> Any:
         products = [
-            jnp.sum((jnp.asarray(ct) * out).reshape(len(ct), -1), axis=1)
+            jnp.sum((jnp.asarray(ct) * out).real.reshape(len(ct), -1), axis=1)
             for ct, out in zip(cts, f(xs, zs), strict=True)
         ]
         return sum(products[1:], products[0])

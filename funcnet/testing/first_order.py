@@ -272,7 +272,12 @@ def formula(subject: Subject) -> None:
 def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
     expected = subject.expected[1][leaf][row]
     got = subject.rule_rows.cotangents[leaf][row]
-    return wrong_elements(got, expected, _tolerance(subject, leaf, expected))
+    wrong = wrong_elements(got, expected, _tolerance(subject, leaf, expected))
+    if subject.can_judge_by_slopes and subject.cts.rows[row].kind == "dense":
+        # That autodiff gives NaN as well is no excuse where the function has a slope. (One-hot
+        # cotangents are zero elsewhere, and 0 times an infinite slope is NaN in autodiff too.)
+        wrong |= np.isnan(got)
+    return wrong
 
 
 def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
@@ -339,15 +344,22 @@ def linearity(subject: Subject) -> None:
             expected = factors[0] * got[0] + factors[1] * got[1]
             if subject.reference is not None:
                 expected = subject.expected[1][leaf][row]
-            _check_linear(subject, leaf, row, got[row], expected)
+            # Of an infinite derivative, as sqrt's at 0, 3 g - 2 h may be infinity less infinity.
+            usable = np.isfinite(got[0]) & np.isfinite(got[1])
+            _check_linear(subject, leaf, row, got[row], expected, usable)
 
 
 def _check_linear(
-    subject: Subject, leaf: int, row: int, got: np.ndarray, expected: np.ndarray
+    subject: Subject,
+    leaf: int,
+    row: int,
+    got: np.ndarray,
+    expected: np.ndarray,
+    usable: np.ndarray,
 ) -> None:
     scale = subject.cts.rows[row].scale
     tolerance = _tolerance(subject, leaf, expected / scale) * scale
-    wrong = wrong_elements(got, expected, tolerance)
+    wrong = wrong_elements(got, expected, tolerance) & usable
     if not wrong.any():
         return
     index = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from funcnet.testing import derivatives, differences, explain
@@ -16,8 +18,11 @@ from funcnet.testing.subject import Subject, Wrong
 # Elements per argument, and in all, at which differences are taken.
 SAMPLE = 24
 MOST_SAMPLES = 96
-# Kinks looked at together, how far around them, and how close a mixture has to be.
-MOST_TOGETHER = 16
+# Kinks looked at, and those that one output has together; how few points are looked at around
+# them, how far off those are, and how close a mixture has to be.
+MOST_AT_KINKS = 512
+MOST_TOGETHER = 32
+FEWEST_SAMPLES = 16
 NEARBY = 1e-5
 TOGETHER = 1e-2
 
@@ -132,10 +137,9 @@ def _check_together(subject: Subject) -> None:
     masks = [subject.excused(leaf).reshape(-1) for leaf in range(len(subject.xs))]
     count = int(sum(mask.sum() for mask in masks))
     rows = subject.cts.where("one-hot")
-    if not rows or count > MOST_TOGETHER or not subject.is_wide:
+    if not rows or count > MOST_AT_KINKS or not subject.is_wide:
         return
-    nearby = [_nearby(subject, masks)[rows] for _ in range(2 * count + 4)]
-    samples = np.stack(nearby)  # (samples, rows, kinks)
+    samples = _neighbourhood(subject, masks, rows)  # (samples, rows, kinks)
     answers = np.concatenate(
         [
             a.reshape(len(a), -1)[rows][:, m]
@@ -147,20 +151,50 @@ def _check_together(subject: Subject) -> None:
         cloud = samples[:, position]
         if not np.isfinite(cloud).all() or not np.isfinite(answers[position]).all():
             continue
+        if _varying(cloud) > MOST_TOGETHER:
+            continue
         distance = _distance(answers[position], cloud)
         if distance > TOGETHER * max(np.abs(cloud).max(), 1e-300):
-            raise Wrong(
-                f"at {count} elements at kinks, for {subject.cts.rows[row].label}, the rule's "
-                f"values {_few(answers[position])} each lie between the slopes, but together they "
-                "are no mixture of the derivatives close by, such as "
-                f"{_few(cloud[0])} and {_few(cloud[-1])}\n  guess: at a tie every one of the tied "
-                "elements gets the whole cotangent, or none of them gets any"
-            )
+            raise Wrong(_together_text(subject.cts.rows[row].label, answers[position], cloud))
 
 
-def _few(values: np.ndarray) -> str:
+def _together_text(label: str, answer: np.ndarray, cloud: np.ndarray) -> str:
+    return (
+        f"at {_varying(cloud)} elements at kinks, for {label}, the rule's values "
+        f"{_few(answer, cloud)} each lie between the slopes, but together they are no mixture of "
+        f"the derivatives close by, such as {_few(cloud[0], cloud)} and {_few(cloud[-1], cloud)}\n"
+        "  guess: at a tie every one of the tied elements gets the whole cotangent, or none of "
+        "them gets any"
+    )
+
+
+def _few(values: np.ndarray, cloud: np.ndarray) -> str:
+    """Some of the values, of elements whose derivatives differ within the cloud."""
+    values = values[np.ptp(np.abs(cloud), axis=0) > 0]
     shown = [explain.number(np.real(value)) for value in values[:4]]
     return "(" + ", ".join(shown) + (", ...)" if len(values) > 4 else ")")
+
+
+def _neighbourhood(subject: Subject, masks: list[np.ndarray], rows: Sequence[int]) -> np.ndarray:
+    """Derivatives at points close by, so many that every choice of a tie is among them.
+
+    Of n tied elements, each is the chosen one in a share 1 / n of the points: with n (log n + 7)
+    points, all but one in a thousand times each has been.
+    """
+    found: list[np.ndarray] = []
+    needed = FEWEST_SAMPLES
+    while len(found) < needed:
+        found += [_nearby(subject, masks)[rows] for _ in range(needed - len(found))]
+        together = [_varying(cloud) for cloud in np.stack(found, axis=1)]
+        most = max((n for n in together if n <= MOST_TOGETHER), default=1)
+        needed = int(most * (np.log(max(most, 1)) + 7)) + 1
+    return np.stack(found)
+
+
+def _varying(cloud: np.ndarray) -> int:
+    """How many elements have more than one derivative in a cloud."""
+    size = TOGETHER * max(np.abs(cloud).max(initial=0.0), 1e-300)
+    return int((np.abs(cloud - cloud[0]).max(axis=0) > size).sum())
 
 
 def _nearby(subject: Subject, masks: list[np.ndarray]) -> np.ndarray:

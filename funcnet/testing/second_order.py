@@ -195,7 +195,7 @@ class _Trial:
                 left.reshape(-1)[i] = False
         if not left.reshape(-1)[indices].any():
             self.subject.notes.remarks.append(f"{len(indices)} elements at kinks of the derivative")
-            left[:] = False
+            left[...] = False
         return left
 
     def _along(

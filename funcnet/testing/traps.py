@@ -21,6 +21,16 @@ KNOWN = (
         "the rule closes over a value that is differentiated: pass it as an argument",
     ),
     (
+        "Non-hashable static arguments",
+        "jax.custom_vjp hands a function's defaults on as traced arguments, and these have to be "
+        "static: wrap it in one of the differentiated arguments alone, as lambda x: jnp.sort(x)",
+    ),
+    (
+        "positional argument",
+        "fwd gets every argument of the function, its defaults included; bwd gets what "
+        "nondiff_argnums names, the residuals and the cotangent",
+    ),
+    (
         "nondiff_argnums",
         "nondiff_argnums is for hashable static configuration, not for arrays: pass arrays as "
         "ordinary arguments and return None or zeros for them",

@@ -67,3 +67,109 @@ def test_nan_argument_is_warned_of():
     rule = make_rule(jnp.sin, lambda residuals, g: (g * jnp.cos(residuals[0]),))
     report = check_vjp(rule, (normal(0, 4).at[0].set(jnp.nan),), fast=True)
     assert any("not finite" in text for text in report.warnings)
+
+
+def shared_max(share):
+    """The maximum over the first axis, the cotangent handed to the tied ones by `share`."""
+
+    def bwd(residuals, g):
+        (x,) = residuals
+        tied = x == x.max(axis=0)
+        return (share(tied, jnp.broadcast_to(g, x.shape)),)
+
+    return make_rule(lambda x: x.max(axis=0), bwd)
+
+
+MANY_TIES = [jnp.zeros(16), jnp.zeros(30), jnp.zeros((8, 4)), jnp.round(normal(0, 6, 20))]
+
+
+@pytest.mark.parametrize("x", MANY_TIES, ids=lambda x: str(x.shape))
+def test_ties_in_many_places(x):
+    with pytest.raises(RuleError) as caught:
+        check_vjp(shared_max(lambda tied, g: jnp.where(tied, g, 0)), (x,))
+    assert caught.value.report.failed == "kinks"
+    first = shared_max(lambda tied, g: jnp.where(tied & (tied.cumsum(axis=0) == 1), g, 0))
+    assert check_vjp(first, (x,), fast=True).passed
+
+
+def norm(x):
+    return jnp.sqrt((x * x).sum(axis=-1))
+
+
+def test_nan_at_a_kink_is_wrong_though_autodiff_gives_it_too():
+    rule = make_rule(norm, lambda args, g: ((g / norm(args[0]))[..., None] * args[0],))
+    with pytest.raises(RuleError) as caught:
+        check_vjp(rule, (normal(0, 3, 4).at[1].set(0),), order=1)
+    assert caught.value.report.failed == "kinks"
+
+
+@pytest.mark.parametrize("fn", [jnp.sqrt, jnp.log])
+def test_infinite_slopes_are_no_fault(fn):
+    slope = {jnp.sqrt: lambda x: 0.5 / jnp.sqrt(x), jnp.log: lambda x: 1 / x}[fn]
+    rule = make_rule(lambda x: fn(x), lambda args, g: (g * slope(args[0]),))
+    assert check_vjp(rule, (jnp.array([0.0, 1.5, 2.0]),), fast=True).passed
+
+
+def spike(bwd):
+    return make_rule(lambda x: (x > 0).astype(x.dtype), bwd)
+
+
+def surrogate(args, g):
+    return (g / (1 + jnp.abs(args[0])) ** 2,)
+
+
+def test_second_order_of_a_pullback_that_is_given():
+    x = (normal(0, 5),)
+    report = check_vjp(spike(surrogate), x, reference=surrogate)
+    assert report.passed
+    assert not report.warnings
+
+    def detached(args, g):
+        return surrogate((jax.lax.stop_gradient(args[0]),), g)
+
+    with pytest.raises(RuleError) as caught:
+        check_vjp(spike(detached), x, reference=surrogate)
+    assert caught.value.report.failed == "second_order"
+    assert check_vjp(spike(detached), x, reference=surrogate, order=1).passed
+
+
+def test_slopes_of_complex_outputs_along_real_inputs():
+    def bwd(residuals, g):
+        a, z = residuals
+        return (g * z).real, g * a
+
+    z = jax.lax.complex(normal(1, 4), normal(2, 4))
+    assert not check_vjp(make_rule(lambda a, z: a * z, bwd), (normal(0, 4), z)).warnings
+
+
+def test_a_scalar_that_the_reference_detaches():
+    rule = make_rule(lambda x, s: x, lambda args, g: (args[1] * g, jnp.zeros_like(args[1])))
+
+    def scaled(x, s):
+        scaled = x * jax.lax.stop_gradient(s)
+        return scaled + jax.lax.stop_gradient(x - scaled)
+
+    assert check_vjp(rule, (normal(0, 5), jnp.float32(0.3)), reference=scaled).passed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_of_large_terms_that_cancel(seed):
+    """A layer norm of two features: autodiff's terms cancel exactly, the rule's but for an ulp."""
+
+    def normalised(x):
+        r = jax.lax.rsqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+        return (x - x.mean(axis=-1, keepdims=True)) * r, r
+
+    def bwd(residuals, g):
+        y, r = normalised(residuals[0])
+        centred = g - g.mean(axis=-1, keepdims=True)
+        return (r * (centred - y * (g * y).mean(axis=-1, keepdims=True)),)
+
+    rule = make_rule(lambda x: normalised(x)[0], bwd)
+    assert check_vjp(rule, (normal(seed, 64, 2),)).passed
+
+
+def test_a_function_with_static_defaults_is_explained():
+    rule = make_rule(jnp.sort, lambda args, g: (g,))
+    with pytest.raises(RuleError, match="wrap it in one of the differentiated arguments alone"):
+        check_vjp(rule, (normal(0, 4),))
