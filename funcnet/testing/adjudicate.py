@@ -155,7 +155,7 @@ def _judge_real(
     )
     nothing = ~np.isfinite(left_error) & ~np.isfinite(right_error)
     low, high = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
-    size = max(abs(low), abs(high), largest(np.asarray(expected)))
+    size = max(abs(low), abs(high), *map(largest, np.asarray([expected, got])))
     slack = FINITE_DIFFERENCE_FACTOR * float(np.abs(w) @ error) + differences.SMOOTH * size
     one_sided = bool((np.isfinite(left_error) != np.isfinite(right_error)).any())
     if nothing.any() or slack > USELESS * max(size, 1e-300) + abs(high - low):

@@ -119,7 +119,7 @@ def kinks(subject: Subject) -> None:
     for verdict, remark in (
         ("kink", "both lie between the slopes on the two sides, but the conventions differ"),
         ("twin", "finite differences agree with the rule, and autodiff is at fault"),
-        ("undecided", "the function has no finite slope there, so nothing was compared"),
+        ("undecided", "no finite slope was found there, so nothing was compared"),
     ):
         chosen = [finding for finding in findings if finding.verdict == verdict]
         if chosen:
@@ -159,10 +159,11 @@ def _check_together(subject: Subject) -> None:
 
 
 def _together_text(label: str, answer: np.ndarray, cloud: np.ndarray) -> str:
+    other = cloud[np.argmax(np.abs(cloud - cloud[0]).sum(axis=1))]
     return (
         f"at {_varying(cloud)} elements at kinks, for {label}, the rule's values "
         f"{_few(answer, cloud)} each lie between the slopes, but together they are no mixture of "
-        f"the derivatives close by, such as {_few(cloud[0], cloud)} and {_few(cloud[-1], cloud)}\n"
+        f"the derivatives close by, such as {_few(cloud[0], cloud)} and {_few(other, cloud)}\n"
         "  guess: at a tie every one of the tied elements gets the whole cotangent, or none of "
         "them gets any"
     )

@@ -173,3 +173,24 @@ def test_a_function_with_static_defaults_is_explained():
     rule = make_rule(jnp.sort, lambda args, g: (g,))
     with pytest.raises(RuleError, match="wrap it in one of the differentiated arguments alone"):
         check_vjp(rule, (normal(0, 4),))
+
+
+def test_where_autodiff_has_nan_a_slope_of_zero_is_known_as_well():
+    """Distances of points, 0 from each to itself, where autodiff's NaN spreads over the rows."""
+
+    def distances(x):
+        return jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(axis=-1))
+
+    def rule(spill):
+        def bwd(residuals, g):
+            (x,) = residuals
+            d = distances(x)
+            d = (g / jnp.where(d == 0, 1, d))[..., None] * (x[:, None] - x[None])
+            return (d.sum(axis=1) - d.sum(axis=0) + spill * (g[0, 0] - g[1, 1]),)
+
+        return make_rule(distances, bwd)
+
+    x = (normal(0, 3, 2),)
+    assert check_vjp(rule(0.0), x).passed
+    with pytest.raises(RuleError):
+        check_vjp(rule(0.5), x)
