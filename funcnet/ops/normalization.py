@@ -322,7 +322,8 @@ def group_norm(
         eps: added to the variance.
 
     Returns:
-        x's shape and dtype.
+        x's shape and dtype. A group of one number has no variance and gives the bias; PyTorch
+        refuses a batch that is one such group.
 
     Raises:
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
