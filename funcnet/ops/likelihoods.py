@@ -89,6 +89,7 @@ def _nll_loss(
     _check_nll_loss(log_probabilities, target, weight, ignore_index, reduction)
     S, w = _at_label(log_probabilities, target, weight)
     counts = kept(target, ignore_index)
+    S = jnp.where(counts, S, 0)  # an ignored label's may be NaN
     losses = jnp.where(counts, -w * S, 0)
     if reduction == "mean":
         losses = losses.sum() / jnp.where(counts, w, 0).sum()

@@ -21,12 +21,17 @@ def distance(op, *options):
     return lambda prediction, target: op(prediction, target, *options)
 
 
-def labelled(weighted: bool) -> Arguments:
-    """Every label once: a weighted mean over labels that are all the same depends on no weight."""
+def labelled(weighted: bool, ignored: int | None = None) -> Arguments:
+    """Every label once: a weighted mean over labels that are all the same depends on no weight.
+
+    `ignored` stands for label 0.
+    """
 
     def arguments(rng, dtype, leading):
         labels = np.broadcast_to(np.arange(CLASSES), (*leading, CLASSES))
         labels = jnp.asarray(rng.permuted(labels, axis=-1))
+        if ignored is not None:
+            labels = jnp.where(labels == 0, ignored, labels)
         args = (normal(rng, dtype, (*leading, CLASSES, CLASSES)), labels)
         return (*args, positive(rng, dtype, (CLASSES,))) if weighted else args
 
@@ -94,6 +99,7 @@ RULES: dict[str, list[Case]] = {
         ),
         Case("none", nll_loss(reduction="none"), labelled(weighted=True), minor=True),
         Case("sum", nll_loss(reduction="sum"), labelled(weighted=False), minor=True),
+        Case("some ignored", nll_loss(), labelled(True, -100), empty=False, minor=True),
     ],
     "binary_cross_entropy_with_logits": [
         Case("mean", ops.binary_cross_entropy_with_logits, answered(), empty=False),
