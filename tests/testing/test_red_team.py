@@ -169,6 +169,27 @@ def test_rounding_of_large_terms_that_cancel(seed):
     assert check_vjp(rule, (normal(seed, 64, 2),)).passed
 
 
+def test_digits_that_autodiff_keeps_by_float32_are_asked_of_a_rule_too():
+    """A nearly sure class's probability is rounded to 1 in bfloat16, and 1 - p to 0."""
+
+    def softmax(x):
+        return jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype)
+
+    def rule(adding_up):
+        def bwd(residuals, g):
+            p = softmax(*residuals).astype(jnp.float32)
+            p = p / p.sum(axis=-1, keepdims=True) if adding_up else p
+            g = g.astype(jnp.float32)
+            return ((p * (g - (p * g).sum(axis=-1, keepdims=True))).astype(residuals[0].dtype),)
+
+        return make_rule(softmax, bwd)
+
+    x = jnp.array([[0.08, 0.0, -0.01], [0.07, 0.0, 0.01]], jnp.bfloat16)
+    assert check_vjp(rule(True), (x,)).passed
+    with pytest.raises(RuleError, match="FAILED at 'accuracy'"):
+        check_vjp(rule(False), (x,))
+
+
 def test_a_function_with_static_defaults_is_explained():
     rule = make_rule(jnp.sort, lambda args, g: (g,))
     with pytest.raises(RuleError, match="wrap it in one of the differentiated arguments alone"):
