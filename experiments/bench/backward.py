@@ -1,4 +1,16 @@
-"""Each backward pass alone: the rule against autodiff of the same function without its rule."""
+"""Each backward pass, alone and after its forward pass: the rule against autodiff without it.
+
+What is timed is a loop inside one program, as in training, where no call from Python counts.
+
+- Arrays of a step are arguments, those that are not differentiated included: labels that the
+  compiler knows would let it compute their part once, and for one of the two only.
+- A barrier with the loop's counter keeps it from computing once what every step computes, and one
+  between forward and backward pass from merging these: between them lies the rest of a network.
+- Every step writes where the last one wrote. Stacked results would be in memory that is fresh at
+  every call, whose page faults take longer than most of these passes, and slices of stacked
+  arguments would be read by other machine code than whole arrays are.
+- Narrow arrays lie features by rows, as the linear layers around them have them (ops/linear.py).
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,12 +22,10 @@ import numpy as np
 import funcnet as fn
 from experiments.bench.measure import Candidate, DifferentError, interleave, size_for
 from experiments.bench.workloads import Network
+from funcnet.ops.linear import NARROW
 from funcnet.testing import twin
 
-CALLS = 20
-"""Backward passes in one program, each on arrays of its own, so that calling it costs little."""
-
-SECONDS = 0.1
+SECONDS = 0.05
 TOLERANCE = 1e-4
 
 
@@ -28,7 +38,9 @@ class Case(NamedTuple):
     arguments: tuple[jax.Array, ...]
     """Those that are differentiated."""
     constants: tuple[Any, ...] = ()
-    """Those after them."""
+    """Those after them: arrays and keys."""
+    looped: bool = True
+    """Timed inside of a loop, where training happens; else one call after another."""
 
 
 def measure(networks: list[Network], rounds: int, hurry: float) -> list[dict[str, Any]]:
@@ -40,9 +52,9 @@ def measure(networks: list[Network], rounds: int, hurry: float) -> list[dict[str
         hurry: every timing is made shorter by this factor.
 
     Returns:
-        What bench.json holds: of each operation the seconds of a backward pass for each round, the
-        bytes it needs kept beside its arguments and its result, and those XLA sets aside for the
-        forward and the backward pass together.
+        What bench.json holds: of each operation for each round the seconds of a backward pass whose
+        residuals are given, and those of the forward and the backward pass together; the bytes it
+        needs kept beside its arguments and its result, and those XLA sets aside for both passes.
     """
     return [_measured(case, rounds, hurry) for network in networks for case in cases(network)]
 
@@ -55,17 +67,35 @@ def cases(network: Network) -> Iterator[Case]:
         return jax.random.normal(jax.random.fold_in(jax.random.key(0), len(shape)), shape)
 
     x, logits = draw(rows, width), draw(rows, classes)
-    square = f"({rows}, {width})"
+    square, flat = f"({rows}, {width})", f"({rows}, {classes})"
     affine = (x, draw(width, width) * width**-0.5, draw(width))
-    yield Case(f"linear {square} to {width}", fn.ops.linear, affine)
-    yield Case(f"relu {square}", fn.ops.relu, (x,))
-    yield Case(f"tanh {square}", fn.ops.tanh, (x,))
-    flat = f"({rows}, {classes})"
-    yield Case(f"mse_loss {flat}", fn.ops.mse_loss, (logits, logits[::-1]))
     labels = jnp.arange(rows) % classes
-    yield Case(f"cross_entropy {flat}", fn.ops.cross_entropy, (logits,), (labels,))
-    if classes > 2:  # once is enough
+    linear = Case(f"linear {square} to {width}", fn.ops.linear, affine)
+    elementwise = [
+        Case(f"{name} {square}", getattr(fn.ops, name), (x,)) for name in ("relu", "tanh")
+    ]
+    losses = [
+        Case(f"mse_loss {flat}", fn.ops.mse_loss, (logits, logits[::-1])),
+        Case(f"cross_entropy {flat}", fn.ops.cross_entropy, (logits,), (labels,)),
+    ]
+    narrow = width <= NARROW
+    yield from (_transposed(case) if narrow else case for case in (linear, *elementwise, *losses))
+    if not narrow:
         yield from _beyond_the_paper(square, x, draw)
+
+
+def _transposed(case: Case) -> Case:
+    """The same with the rows of data on the last axis: of x, of the result and of cotangents."""
+
+    def op(*arguments):
+        result = case.op(*(a.T if flip else a for a, flip in zip(arguments, flips, strict=True)))
+        return result.T
+
+    rows = len(case.arguments[0])
+    all_arguments = (*case.arguments, *case.constants)
+    flips = [a.ndim == 2 and len(a) == rows for a in all_arguments]
+    arguments = tuple(a.T if flip else a for a, flip in zip(case.arguments, flips, strict=False))
+    return case._replace(title=f"{case.title}, features first", op=op, arguments=arguments)
 
 
 def _beyond_the_paper(square: str, x: jax.Array, draw: Callable[..., jax.Array]) -> Iterator[Case]:
@@ -78,7 +108,9 @@ def _beyond_the_paper(square: str, x: jax.Array, draw: Callable[..., jax.Array])
     yield Case(f"layer_norm {square}", _layer_norm, scaled)
     yield Case(f"rms_norm {square}", lambda x, w: ops.rms_norm(x, x.shape[1:], w), scaled[:2])
     yield Case(f"batch_norm {square}", _batch_norm, scaled)
-    yield Case(f"dropout {square}", _dropout, (x,))
+    running = (x.mean(axis=0), x.var(axis=0))
+    yield Case(f"batch_norm {square}, in evaluation", _batch_norm_eval, scaled, running)
+    yield Case(f"dropout {square}", _dropout, (x,), (jax.random.key(1),))
     for name in ("l1_loss", "smooth_l1_loss", "huber_loss"):
         yield Case(f"{name} {square}", getattr(ops, name), (x, x[::-1]))
     yield Case(
@@ -91,13 +123,22 @@ def _beyond_the_paper(square: str, x: jax.Array, draw: Callable[..., jax.Array])
     yield Case(f"kl_div {square}", ops.kl_div, (log_p,), (jax.nn.softmax(x[::-1]),))
     labels = jnp.arange(len(x)) % x.shape[1]
     yield Case(f"nll_loss {square}", ops.nll_loss, (log_p,), (labels,))
-    yield Case(f"embedding {square}", lambda w: ops.embedding(labels, w), (x,))
+    yield Case(f"embedding {square}", lambda w, i: ops.embedding(i, w), (x,), (labels,))
+    yield from _of_images(draw(len(x), 14, 14, 16), (draw(32, 16, 3, 3) / 12, draw(32)))
 
-    images = draw(len(x), 14, 14, 16)
-    sizes = str(images.shape)
-    kernel = (draw(32, 16, 3, 3) / 12, draw(32))
-    yield Case(f"conv2d {sizes} to 32, 3 x 3", _conv2d, (images, *kernel))
+
+def _of_images(images: jax.Array, kernel: tuple[jax.Array, jax.Array]) -> Iterator[Case]:
+    ops, sizes = fn.ops, str(images.shape)
+    conv2d = Case(f"conv2d {sizes} to 32, 3 x 3", _conv2d, (images, *kernel))
+    yield conv2d
+    # Autodiff's convolutions are slow in loops alone (ops/conv.py), so both are told.
+    yield conv2d._replace(title=f"{conv2d.title}, not in a loop", looped=False)
     yield Case(f"max_pool2d {sizes}, 2 x 2", lambda x: ops.max_pool2d(x, 2), (images,))
+    yield Case(
+        f"max_pool2d {sizes}, 3 x 3, stride 2",
+        lambda x: ops.max_pool2d(x, 3, stride=2, padding=1),
+        (images,),
+    )
     yield Case(f"avg_pool2d {sizes}, 2 x 2", lambda x: ops.avg_pool2d(x, 2), (images,))
     yield Case(f"adaptive_avg_pool2d {sizes} to 3 x 3", _adaptive_avg_pool2d, (images,))
     yield Case(f"group_norm {sizes}, 4 groups", lambda x: ops.group_norm(x, 4), (images,))
@@ -111,8 +152,12 @@ def _batch_norm(x, weight, bias):
     return fn.ops.batch_norm(x, None, None, weight, bias, training=True)[0]
 
 
-def _dropout(x):
-    return fn.ops.dropout(x, key=jax.random.key(1))
+def _batch_norm_eval(x, weight, bias, mean, var):
+    return fn.ops.batch_norm(x, mean, var, weight, bias)[0]
+
+
+def _dropout(x, key):
+    return fn.ops.dropout(x, key=key)
 
 
 def _adaptive_avg_pool2d(x):
@@ -175,47 +220,73 @@ def networks_bytes(networks: list[Network]) -> list[dict[str, Any]]:
 
 
 def _measured(case: Case, rounds: int, hurry: float) -> dict[str, Any]:
-    def rule(*arguments):
-        return case.op(*arguments, *case.constants)
-
-    functions = {"rule": rule, "autodiff": without_rules(rule, *case.arguments)}
-    many = tuple(jnp.stack([a] * CALLS) for a in case.arguments)
-    result = jax.eval_shape(functions["rule"], *case.arguments)
-    cotangents = jax.random.normal(jax.random.key(9), (CALLS, *result.shape))
-    candidates = {}
+    rule = case.op
+    functions = {"rule": rule, "autodiff": without_rules(rule, *case.arguments, *case.constants)}
+    result = jax.eval_shape(rule, *case.arguments, *case.constants)
+    cotangent = jax.random.normal(jax.random.key(9), result.shape)
+    _require_same(case, functions, cotangent)
+    given = (case.arguments, case.constants, cotangent)
+    alone, both, kept, aside = {}, {}, {}, {}
     for name, f in functions.items():
-        kept = jax.vmap(lambda *a, f=f: jax.vjp(f, *a)[1])(*many)
-
-        def repeat(times, kept=kept):
-            for _ in range(times):
-                jax.block_until_ready(_pull_back(kept, cotangents))
-
-        times = size_for(repeat, SECONDS / hurry)
-        candidates[name] = Candidate(
-            name, lambda repeat=repeat, times=times: repeat(times), times * CALLS
+        pull_back = jax.jit(lambda a, c, f=f: jax.vjp(lambda *a: f(*a, *c), *a)[1])(*given[:2])
+        passes = _forward_and_backward(f)
+        alone[name] = _candidate(name, lambda pull, g: pull(g), (pull_back, cotangent), case, hurry)
+        both[name] = _candidate(name, passes, given, case, hurry)
+        kept[name] = residual_bytes(
+            lambda *a, f=f: f(*a, *case.constants), case.arguments, _arrays(case.constants)
         )
-    _require_same(case, functions, cotangents[0])
+        aside[name] = _temporary_bytes(passes, given)
     return {
         "title": case.title,
-        "seconds": interleave(candidates, rounds, case.title),
-        "residual_bytes": {
-            name: residual_bytes(f, case.arguments, case.constants) for name, f in functions.items()
-        },
-        "temporary_bytes": {
-            name: _temporary_bytes(f, case.arguments, cotangents[0])
-            for name, f in functions.items()
-        },
+        "seconds": interleave(alone, rounds, case.title),
+        "seconds_of_both": interleave(both, rounds, case.title),
+        "residual_bytes": kept,
+        "temporary_bytes": aside,
     }
 
 
-@jax.jit
-def _pull_back(kept, cotangents):
-    """One backward pass after another, each from residuals of its own."""
-    return jax.lax.map(lambda each: each[0](each[1]), (kept, cotangents))
+def _candidate(name, f, given, case, hurry):
+    repeat = _repeated(f, given, case.looped)
+    times = size_for(repeat, SECONDS / hurry)
+    return Candidate(name, lambda: repeat(times), times)
+
+
+def _repeated(f, given, looped) -> Callable[[int], object]:
+    """Computes f(*given) so many times, in one program if it is looped."""
+    if not looped:
+        once = jax.jit(f)
+        return lambda times: [jax.block_until_ready(once(*given)) for _ in range(times)]
+
+    @jax.jit
+    def program(times, given):
+        def step(i, _):
+            given_now, _ = jax.lax.optimization_barrier((given, i))
+            return f(*given_now)
+
+        results = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(f, *given))
+        return jax.lax.fori_loop(0, times, step, results)
+
+    return lambda times: jax.block_until_ready(program(times, given))
+
+
+def _forward_and_backward(f):
+    def passes(arguments, constants, cotangent):
+        result, pull_back = jax.vjp(lambda *a: f(*a, *constants), *arguments)
+        result, cotangent = jax.lax.optimization_barrier((result, cotangent))
+        return result, pull_back(cotangent)
+
+    return passes
+
+
+def _arrays(constants):
+    return [c for c in constants if not jnp.issubdtype(c.dtype, jax.dtypes.prng_key)]
 
 
 def _require_same(case, functions, cotangent):
-    rule, autodiff = (jax.vjp(f, *case.arguments)[1](cotangent) for f in functions.values())
+    rule, autodiff = (
+        jax.jit(_forward_and_backward(f))(case.arguments, case.constants, cotangent)[1]
+        for f in functions.values()
+    )
     for got, expected in zip(rule, autodiff, strict=True):
         error = np.abs(got - expected).max() / np.abs(expected).max()
         if not error <= TOLERANCE:
@@ -224,13 +295,7 @@ def _require_same(case, functions, cotangent):
             )
 
 
-def _temporary_bytes(f, arguments, cotangent):
+def _temporary_bytes(passes, given):
     """What XLA sets aside, beside arguments and results, for a forward and a backward pass."""
-
-    def forward_and_backward(arguments, cotangent):
-        result, pull_back = jax.vjp(f, *arguments)
-        return result, pull_back(cotangent)
-
-    compiled = jax.jit(forward_and_backward).lower(arguments, cotangent).compile()
-    analysis: Any = compiled.memory_analysis()
+    analysis: Any = jax.jit(passes).lower(*given).compile().memory_analysis()
     return analysis.temp_size_in_bytes

@@ -241,22 +241,37 @@ def _backward(cases: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             case["title"],
-            spread(case["seconds"]["rule"]).text(2, 1e6),
-            ratio(case["seconds"]["autodiff"], case["seconds"]["rule"]).text(),
+            *(text for what in _PASSES for text in _against_autodiff(case[what])),
             *(f"{case[what][who]:,}" for what in _BYTES for who in ("rule", "autodiff")),
         ]
         for case in cases
     ]
-    header = ["", "rule, µs", "autodiff relative to it"]
+    header = ["", *(text for title in _PASSES.values() for text in (title, "autodiff"))]
     header += [f"{what}, {who}" for what in _BYTES.values() for who in ("rule", "autodiff")]
-    return (
-        "## Backward passes alone\n\n"
-        "Each rule against autodiff of the same function without its rule. Bytes kept: residuals "
-        "beside\narguments and result. Bytes set aside: by XLA, for the forward and the backward "
-        f"pass together.\n\n{table(header, rows)}"
-    )
+    return f"## Backward passes alone\n\n{_ABOUT_BACKWARD}\n{table(header, rows)}\n{_SLOWER}"
 
 
+def _against_autodiff(seconds: Mapping[str, Samples]) -> tuple[str, str]:
+    rule, autodiff = seconds["rule"], seconds["autodiff"]
+    return spread(rule).text(2, 1e6), ratio(autodiff, rule).text()
+
+
+_ABOUT_BACKWARD = """\
+Each rule against autodiff of the same function without its rule, whose time is given relative to
+the rule's: above 1, the rule is faster. Alone: from residuals that are given. With the forward
+pass: one program computes both. Each inside a loop, as in training; `experiments/bench/backward.py`
+says what else matters. Bytes kept: residuals beside arguments and result. Bytes set aside: by XLA,
+for the forward and the backward pass together.
+"""
+_SLOWER = """\
+Where a rule takes longer alone, it mostly keeps less: `leaky_relu`, `mse_loss`, `l1_loss` and their
+kin read arrays that are there anyway, where autodiff reads a mask or a difference kept beside them;
+`dropout` unpacks its bits. `elu` takes an exponential for its slope, where autodiff adds 1 to
+exp X - 1, which leaves small slopes no digit. It, `gelu`, `silu` and `softplus` end in a single
+product of two arrays, for which jaxlib 0.10 has slower code than for any longer expression; 0.12
+has not.
+"""
+_PASSES = {"seconds": "alone, µs", "seconds_of_both": "with the forward pass, µs"}
 _BYTES = {"residual_bytes": "bytes kept", "temporary_bytes": "bytes set aside"}
 
 

@@ -10,7 +10,6 @@ l1_loss: l = |R|.  f' = 1 where R > 0 and -1 where R < 0; at the kink and at NaN
 huber_loss: a parabola up to |R| = δ, then a line of the same slope (Huber, 1964):
 
     l = R² / 2  where |R| <= δ,  else δ (|R| - δ / 2)
-      = Q (|R| - Q / 2)  with Q = min(|R|, δ)
 
     f' = R or ±δ, that is R clipped to [-δ, δ]
 
@@ -84,11 +83,12 @@ def _smooth_l1_loss(
     """
     _check("smooth_l1_loss", prediction, target, reduction)
     require_number("smooth_l1_loss: beta", beta, least=0)
-    distance = jnp.abs(prediction - target)
+    R = prediction - target
+    distance = jnp.abs(R)
     if beta == 0:
         return reduced(distance, reduction)
-    Q = jnp.minimum(distance, beta)
-    return reduced(Q / beta * (distance - Q / 2), reduction)
+    losses = jnp.where(distance <= beta, R * R / (2 * beta), distance - beta / 2)
+    return reduced(losses, reduction)
 
 
 def _smooth_l1_loss_fwd(prediction, target, reduction: Reduction = "mean", beta=1.0):
@@ -98,7 +98,7 @@ def _smooth_l1_loss_fwd(prediction, target, reduction: Reduction = "mean", beta=
 def _smooth_l1_loss_bwd(reduction, beta, residuals, dL):
     prediction, target = residuals
     dl = spread(dL, reduction, prediction.size)
-    # l = Q / beta * (abs(R) - Q / 2), R = prediction - target
+    # l = where(abs(R) <= beta, R * R / (2 * beta), abs(R) - beta / 2), R = prediction - target
     R = prediction - target
     dP = dl * (_sign(R) if beta == 0 else jnp.clip(R / beta, -1, 1))  # () or (...), (...) -> (...)
     return like(dP, prediction), like(-dP, target)
@@ -127,9 +127,10 @@ def _huber_loss(
     """
     _check("huber_loss", prediction, target, reduction)
     require_delta("huber_loss: delta", delta)
-    distance = jnp.abs(prediction - target)
-    Q = jnp.minimum(distance, delta)
-    return reduced(Q * (distance - Q / 2), reduction)
+    R = prediction - target
+    distance = jnp.abs(R)
+    losses = jnp.where(distance <= delta, R * R / 2, delta * (distance - delta / 2))
+    return reduced(losses, reduction)
 
 
 def _huber_loss_fwd(prediction, target, reduction: Reduction = "mean", delta=1.0):
@@ -139,7 +140,7 @@ def _huber_loss_fwd(prediction, target, reduction: Reduction = "mean", delta=1.0
 def _huber_loss_bwd(reduction, delta, residuals, dL):
     prediction, target = residuals
     dl = spread(dL, reduction, prediction.size)
-    # l = Q * (abs(R) - Q / 2), R = prediction - target
+    # l = where(abs(R) <= delta, R * R / 2, delta * (abs(R) - delta / 2)), R = prediction - target
     dP = dl * jnp.clip(prediction - target, -delta, delta)  # () or (...), (...) -> (...)
     return like(dP, prediction), like(-dP, target)
 

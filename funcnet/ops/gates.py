@@ -98,7 +98,8 @@ def _gelu_fwd(x, approximate: Approximation = "none"):
     z = wide(x)
     P = _normal_distribution(z, approximate)  # as in the primal: XLA computes it once
     if approximate == "none":
-        slope = jnp.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        U = -z / math.sqrt(2)  # XLA takes exp -U² for erfc, and so once for both
+        slope = jnp.exp(-(U * U)) / math.sqrt(2 * math.pi)
     else:
         # x² may not overflow, or P (1 - P) U' would be 0 * inf
         squared = jnp.minimum(z * z, jnp.finfo(z.dtype).max)

@@ -41,7 +41,8 @@ kl_div: S (...) are log-probabilities, T of the same shape probabilities, or the
     dS = - dl * T            dT = dl * (log T + 1 - S)
     dS = - dl * exp U        dU = dl * exp U (U + 1 - S)
 
-    Residuals: what dl is multiplied by; T, which the caller holds, is one of them.
+    Residuals: S and T, which the caller holds, and exp U. The logarithm of T is taken again, and
+    only where dT is asked for.
 """
 
 from typing import Literal
@@ -104,7 +105,10 @@ def _nll_loss_fwd(
     loss = _nll_loss(log_probabilities, target, weight, ignore_index, reduction)
     S, w = _at_label(log_probabilities, target, weight)
     counts = kept(target, ignore_index)
-    D = inf_if_none(counts, jnp.where(counts, w, 0).sum()) if reduction == "mean" else None
+    D = None
+    if reduction == "mean":
+        total = jnp.where(counts, w, 0).sum()
+        D = inf_if_none(total > 0 if weight is None else counts, total)
     shape_and_dtype = log_probabilities[None][:0]
     return loss, (shape_and_dtype, target, weight, S, D)
 
@@ -115,23 +119,23 @@ def _nll_loss_bwd(ignore_index, reduction, residuals, dL):
     dl = dL.astype(S.dtype)
     if reduction == "mean":
         dl = dl / D  # losses.sum() / D
-    dl = jnp.broadcast_to(dl, target.shape)[..., None]  # (..., 1)
-    # losses = where(counts, -w[y] * S[y], 0); in the row of a label that counts and is no class,
-    # everything is NaN, in that of one that is ignored, class or not, everything is 0
-    labels = as_int32(target)[..., None]
+    counts, labels = kept(target, ignore_index), as_int32(target)
+    # losses = -w[y] * S[y]; in the row of a label that counts and is no class, everything is NaN
+    astray = counts & ~known(labels, classes)
+    at_label = jnp.where(counts, -dl * _weight_at(labels, weight, S.dtype), 0)  # (...)
+    at_label = jnp.where(astray, jnp.nan, at_label)[..., None]
     column = jnp.arange(classes).reshape((1,) * target.ndim + (-1,))
-    hot = jnp.where(known(labels, classes), labels == column, jnp.nan)  # (..., C)
-    hot = jnp.where(kept(target, ignore_index)[..., None], hot, 0)
-    w = jnp.ones((), S.dtype) if weight is None else weight.astype(S.dtype)
-    w = w.reshape((1,) * target.ndim + (-1,))
-    dS = jnp.where(hot == 0, 0, -dl * w * hot)
+    dS = jnp.where((labels[..., None] == column) | astray[..., None], at_label, 0)  # (..., C)
     if weight is None:
         return like(dS, shape_and_dtype), None, None
-    batch = tuple(range(target.ndim))
+    hot = jnp.where(astray[..., None], jnp.nan, labels[..., None] == column)
+    hot = jnp.where(counts[..., None], hot, 0)  # (..., C)
     chosen = jnp.where(hot == 0, 0, hot * S[..., None])  # S[y] where y is, (..., C)
-    dw = (-dl * chosen).sum(axis=batch)  # (..., C) -> (C,)
+    batch = tuple(range(target.ndim))
+    dw = (-jnp.broadcast_to(dl, target.shape)[..., None] * chosen).sum(axis=batch)  # -> (C,)
     if reduction == "mean":
         # D = Σ w[y]
+        w = weight.astype(S.dtype).reshape((1,) * target.ndim + (-1,))
         loss = -(w * chosen).sum() / D
         dw = dw - dL.astype(S.dtype) / D * loss * hot.sum(axis=batch)
     return like(dS, shape_and_dtype), None, like(dw, weight)
@@ -147,7 +151,14 @@ def _at_label(S, target, weight):
     index = jnp.clip(labels, 0, classes - 1)
     chosen = jnp.take_along_axis(wide(S), index[..., None], axis=-1)[..., 0]
     chosen = jnp.where(known(labels, classes), chosen, jnp.nan)
-    return chosen, jnp.ones((), chosen.dtype) if weight is None else jnp.take(wide(weight), index)
+    return chosen, _weight_at(labels, weight, chosen.dtype)
+
+
+def _weight_at(labels, weight, dtype):
+    """W at each label in int32, (...), or at the class next to one that is no class; 1 for None."""
+    if weight is None:
+        return jnp.ones((), dtype)
+    return jnp.take(weight.astype(dtype), jnp.clip(labels, 0, len(weight) - 1))
 
 
 def _binary_cross_entropy_with_logits(
@@ -267,22 +278,19 @@ def _kl_div(
 
 def _kl_div_fwd(log_probabilities, target, reduction: KLReduction = "mean", log_target=False):
     loss = _kl_div(log_probabilities, target, reduction, log_target)
-    S, T = wide(log_probabilities), wide(target)
-    if log_target:
-        P = jnp.exp(T)
-        slope_of_T = P * (T + 1 - S)
-    else:
-        P = target
-        slope_of_T = jnp.log(T) + 1 - S
-    return loss, (P, slope_of_T, log_probabilities[None][:0], target[None][:0])
+    return loss, (log_probabilities, target, jnp.exp(wide(target)) if log_target else None)
 
 
 def _kl_div_bwd(reduction, log_target, residuals, dL):
-    P, slope_of_T, like_S, like_T = residuals
-    g = wide(dL)
-    dl = g / _rows(P) if reduction == "batchmean" else spread(g, reduction, P.size)
+    log_probabilities, target, P = residuals
+    S, T, g = wide(log_probabilities), wide(target), wide(dL)
+    dl = g / _rows(S) if reduction == "batchmean" else spread(g, reduction, S.size)
     # l = T * (log(T) - S), or exp(T) * (T - S)
-    return like(-dl * P, like_S), like(dl * slope_of_T, like_T)
+    if log_target:
+        dS, dT = -dl * P, dl * P * (T + 1 - S)
+    else:
+        dS, dT = -dl * T, dl * (jnp.log(T) + 1 - S)
+    return like(dS, log_probabilities), like(dT, target)
 
 
 kl_div = jax.custom_vjp(_kl_div, nondiff_argnums=(2, 3))

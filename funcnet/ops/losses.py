@@ -42,11 +42,11 @@ gets -dL (L / D) times the number of labels c.
 
 For labels Σ_k Q_nk needs no sum: it is (1 - ε) w + ε Σ_k w_k / C, with the label's weight w.
 
-Residuals: the arguments, which the caller holds; D; p, which would cost the exponentials once more;
-and of each example the two numbers that make S again from Z without a reduction: the maximum m_n
-and r_n = log Σ_k exp(Z_nk - m_n), with S = (Z - m) - r. The maximum makes logits of any finite size
-safe, and S does not depend on it: m is a constant to the derivative. Half-precision arguments are
-computed with in float32.
+Residuals: target and weights, which the caller holds; D; p, made of the exponentials whose sum is
+taken, since they take most of the time; and for dT and dw, Z and of each example the two numbers
+that make S again from it without a reduction: the maximum m_n and r_n = log Σ_k exp(Z_nk - m_n),
+with S = (Z - m) - r. The maximum makes logits of any finite size safe, and S does not depend on it:
+m is a constant to the derivative. Half-precision arguments are computed with in float32.
 """
 
 import numbers
@@ -128,7 +128,8 @@ def _cross_entropy(
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
     _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    S = _log_softmax(logits, *_normaliser(logits))
+    m, _, total = _exponentials(logits)
+    S = _log_softmax(logits, m, jnp.log(total))
     hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
     losses = -_product(w * T, S).sum(axis=-1)  # l_n: (..., C) -> (...)
     if reduction == "mean":
@@ -147,50 +148,57 @@ def _cross_entropy_fwd(
     label_smoothing=0.0,
 ):
     loss = _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
-    m, r = _normaliser(logits)  # as in the primal: XLA computes them once
+    m, E, total = _exponentials(logits)  # as in the primal: XLA computes them once
+    r = jnp.log(total)
     S = _log_softmax(logits, m, r)
     hard, _, _ = _target(S, target, weight, ignore_index, label_smoothing)
     D = _divisor(hard, target, weight, ignore_index) if reduction == "mean" else None
     if D is not None and is_labels(target):
-        D = inf_if_none(kept(target, ignore_index), D)
-    return loss, (logits, target, weight, jnp.exp(S), m, r, D)
+        # Without weights D is how many count; with them, it may be 0 though some do.
+        D = inf_if_none(D > 0 if weight is None else kept(target, ignore_index), D)
+    needs_S = weight is not None or not is_labels(target)
+    kept_for_S = (logits, m, r) if needs_S else None
+    return loss, (logits[None][:0], target, weight, E / total, kept_for_S, D)
 
 
 def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
-    logits, target, weight, p, m, r, D = residuals
-    S = _log_softmax(logits, m, r)
-    hard, T, w = _target(S, target, weight, ignore_index, label_smoothing)
-    batch = tuple(range(S.ndim - 1))
-    dl = dL.astype(S.dtype)  # () or (...)
+    like_logits, target, weight, p, kept_for_S, D = residuals
+    hard, T, w = _target(p, target, weight, ignore_index, label_smoothing)
+    batch = tuple(range(p.ndim - 1))
+    dl = dL.astype(p.dtype)  # () or (...)
     if reduction == "none":
         dl = dl[..., None]
     elif reduction == "mean":
         dl = dl / D  # losses.sum() / D
     # losses = -product(Q, S).sum(axis=-1), Q = w * T, S = logits - log Σ exp(logits)
     total = _total(w * T, target, weight, ignore_index, label_smoothing)
-    dZ = dl * (p * total - w * T)  # (..., C)
+    dZ = like(dl * (p * total - w * T), like_logits)  # (..., C)
+    if kept_for_S is None:  # labels, and no weight to have a cotangent
+        return dZ, None, None
+    S = _log_softmax(*kept_for_S)
     # T = (1 - ε) target + ε / C; labels have no cotangent
     dT = None if is_labels(target) else like((1 - label_smoothing) * w * -dl * S, target)
     if weight is None:
-        return like(dZ, logits), dT, None
+        return dZ, dT, None
     # Q = w * T
     dw = -(dl * _product(T, S)).sum(axis=batch)  # T * dQ: (..., C) -> (C,)
     if reduction == "mean" and is_labels(target):
         # D = Σ hard * w
         loss = -_product(w * T, S).sum() / D
         dw = dw - dl * loss * hard.sum(axis=batch)
-    return like(dZ, logits), dT, like(dw, weight)
+    return dZ, dT, like(dw, weight)
 
 
 cross_entropy = jax.custom_vjp(_cross_entropy, nondiff_argnums=(3, 4, 5))
 cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
-def _normaliser(logits):
-    """M and r of the derivation, each (..., 1), in at least float32."""
+def _exponentials(logits):
+    """M (..., 1), E = exp(Z - m) (..., C) and Σ_k E_k (..., 1), in at least float32."""
     z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     m = jax.lax.stop_gradient(z.max(axis=-1, keepdims=True))
-    return m, jnp.log(sums(jnp.exp(z - m)))
+    E = jnp.exp(z - m)
+    return m, E, sums(E)
 
 
 def _log_softmax(logits, m, r):

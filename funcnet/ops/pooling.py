@@ -74,7 +74,7 @@ def _max_pool2d(x: Array, windows: Windows) -> Array:
 def _max_pool2d_fwd(x, windows):
     y = _max_pool2d(x, windows)
     # Fenced: else XLA keeps X after all, and finds T again wherever the backward pass reads it.
-    return y, fence(_winner(x, y, windows))
+    return y, fence(_winner(x, windows))
 
 
 def _max_pool2d_bwd(windows, T, dY):
@@ -220,16 +220,15 @@ def adaptive_avg_pool2d(x: Array, output_size: int | tuple[int | None, int | Non
     return _adaptive_rule(x, (height, width), output)
 
 
-def _winner(x, y, windows):
+def _winner(x, windows):
     """T, the tap that wins in each window: (..., H', W', C)."""
     dtype = jnp.uint8 if _count(windows) <= 256 else jnp.int32
+    (_, largest), *others = taps(x, windows, fill=-jnp.inf)
     # Where nothing is larger than -inf the padding is equal to it, but never wins.
-    first = _per_window(_first_inside(windows), y).astype(dtype)
-    T = jnp.where(y > -jnp.inf, jnp.zeros((), dtype), jnp.broadcast_to(first, y.shape))
-    found = jnp.isneginf(y)
-    for t, (_, tap) in enumerate(taps(x, windows, fill=-jnp.inf)):
-        T = jnp.where(((tap == y) & ~found) | jnp.isnan(tap), jnp.asarray(t, dtype), T)
-        found |= tap == y
+    T = jnp.broadcast_to(_per_window(_first_inside(windows), largest), largest.shape).astype(dtype)
+    for t, (_, tap) in enumerate(others, 1):
+        wins = (tap > largest) | jnp.isnan(tap)
+        T, largest = jnp.where(wins, jnp.asarray(t, dtype), T), jnp.where(wins, tap, largest)
     return T
 
 

@@ -65,7 +65,7 @@ def _softmax_fwd(x, dim=-1):
 def _softmax_bwd(dim, y, dY):
     p, g = _adding_up(y, dim), wide(dY)
     # y = exp(x) / exp(x).sum(axis=dim)
-    return (like(p * (g - sums(p * g, dim)), y),)
+    return (like(p * (g - (p * g).sum(axis=dim, keepdims=True)), y),)
 
 
 softmax = jax.custom_vjp(_softmax, nondiff_argnums=(1,))

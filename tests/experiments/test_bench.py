@@ -176,11 +176,11 @@ def test_bytes_kept_are_those_beside_what_is_there():
     assert backward.residual_bytes(case.op, case.arguments) == 0
     assert backward.residual_bytes(jax.numpy.sin, case.arguments) == case.arguments[0].nbytes
     disk, mnist = backward.networks_bytes([TINY_DISK, TINY_MNIST])
-    # Each hidden layer's output, the logits, their softmax and two numbers that it is made with;
-    # and the mean's divisor for the whole batch; float32.
+    # Each hidden layer's output and the logits' softmax; and the mean's divisor for the whole
+    # batch; float32.
     batch = TINY_DISK.batch_size
-    assert disk["bytes"]["rule"] == pytest.approx(4 * (2 * 25 + 2 + 2 + 2 + 1 / batch))
-    assert mnist["bytes"]["rule"] == pytest.approx(4 * (16 + 10 + 10 + 2 + 1 / batch))
+    assert disk["bytes"]["rule"] == pytest.approx(4 * (2 * 25 + 2 + 1 / batch))
+    assert mnist["bytes"]["rule"] == pytest.approx(4 * (16 + 10 + 1 / batch))
     assert mnist["bytes"]["autodiff"] > mnist["bytes"]["rule"]
 
 

@@ -88,6 +88,24 @@ def test_nll_loss(weight, ignore_index, reduction, leading):
     agree(ours, theirs)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_nll_loss_ignores_labels_that_are_no_class(weight, reduction):
+    rng = np.random.default_rng(0)
+    S, labels, counts = rng.normal(size=(4, 4)), np.array([1, -100, 3, -100]), [0, 2]
+    g = cotangent(rng, reduction, (4,))
+    options = {"ignore_index": -100, "reduction": reduction}
+    ours = gradients(lambda S: ops.nll_loss(S, labels, weight, **options), [S], g)
+    agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, weight, options), [S], g))
+    if weight is not None:  # to PyTorch a constant
+        _, dw = gradients(lambda w: ops.nll_loss(S, labels, w, **options), [weight], g)
+        few = g[counts] if reduction == "none" else g
+        _, expected = gradients(
+            lambda w: ops.nll_loss(S[counts], labels[counts], w, **options), [weight], few
+        )
+        np.testing.assert_allclose(dw, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_nll_loss_of_labels_that_are_all_ignored(weight):
     S, labels = np.ones((3, 4)), np.full(3, 2)
