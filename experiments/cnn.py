@@ -16,9 +16,8 @@ import funcnet as fn
 from funcnet._checks import require_positive_int
 
 IMAGE = (28, 28, 1)
-SHIFT = 2
 CHANNELS = (32, 64, 128)
-DROPOUT = 0.4
+DROPOUT = {"mnist": 0.4, "fashion": 0.3}
 LOSS = fn.CrossEntropyLoss(label_smoothing=0.1)
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.2
@@ -33,9 +32,11 @@ class RandomShift(fn.Module):
 
     Args:
         pixels: the largest shift.
+        mirror: whether half of the images are mirrored as well, left to right.
     """
 
     pixels: int
+    mirror: bool = False
 
     def __post_init__(self):
         require_positive_int("RandomShift's pixels", self.pixels)
@@ -45,18 +46,26 @@ class RandomShift(fn.Module):
         if not train:
             return x, state
         count, height, width, _ = x.shape
-        shifts = jax.random.randint(key, (2, count, 1), -self.pixels, self.pixels + 1)
+        shifting, turning = jax.random.split(key)
+        shifts = jax.random.randint(shifting, (2, count, 1), -self.pixels, self.pixels + 1)
         rows = jnp.clip(jnp.arange(height)[None, :] + shifts[0], 0, height - 1)
         columns = jnp.clip(jnp.arange(width)[None, :] + shifts[1], 0, width - 1)
+        if self.mirror:
+            turned = jax.random.bernoulli(turning, shape=(count, 1))
+            columns = jnp.where(turned, width - 1 - columns, columns)
         images = jnp.arange(count)[:, None, None]
         return x[images, rows[:, :, None], columns[:, None, :]], state
 
 
-def network() -> fn.Sequential:
-    """(N, 28, 28, 1) images to (N, 10) logits."""
+SHIFTS = {"mnist": RandomShift(2), "fashion": RandomShift(1, mirror=True)}
+"""What is done to the images of each data set: a digit mirrored is none, a shirt is a shirt."""
+
+
+def network(data: str = "mnist") -> fn.Sequential:
+    """(N, 28, 28, 1) images of a data set to (N, 10) logits."""
     first, second, third = CHANNELS
     return fn.Sequential(
-        RandomShift(SHIFT),
+        SHIFTS[data],
         fn.Conv2d(1, first, 5, padding=2, bias=False),
         fn.MaxPool2d(2),
         fn.BatchNorm2d(first),
@@ -70,7 +79,7 @@ def network() -> fn.Sequential:
         fn.BatchNorm2d(third),
         fn.ReLU(),
         fn.Flatten(),
-        fn.Dropout(DROPOUT),
+        fn.Dropout(DROPOUT[data]),
         fn.Linear(3 * 3 * third, 10),
     )
 

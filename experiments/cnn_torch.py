@@ -5,6 +5,7 @@ one indexing: image by image it would take longer than the network.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,18 +17,21 @@ from experiments.torch_peer import Peer
 class RandomShift(nn.Module):
     """As `cnn.RandomShift`, of (N, channels, height, width)."""
 
-    def __init__(self, pixels: int):
+    def __init__(self, pixels: int, mirror: bool = False):
         super().__init__()
-        self.pixels = pixels
+        self.pixels, self.mirror = pixels, mirror
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Move each image, while training."""
+        """Move each image, and mirror it or not, while training."""
         if not self.training:
             return x
         count, _, height, width = x.shape
         shifts = torch.randint(-self.pixels, self.pixels + 1, (2, count, 1), device=x.device)
         rows = (torch.arange(height, device=x.device) + shifts[0]).clamp(0, height - 1)
         columns = (torch.arange(width, device=x.device) + shifts[1]).clamp(0, width - 1)
+        if self.mirror:
+            turned = torch.rand((count, 1), device=x.device) < 0.5
+            columns = torch.where(turned, width - 1 - columns, columns)
         images = torch.arange(count, device=x.device)[:, None, None]
         # Axes that are indexed come first, the channels last.
         moved = x[images, :, rows[:, :, None], columns[:, None, :]]
@@ -39,9 +43,11 @@ class CnnPeer(Peer):
 
     def make_network(self, sizes: Sequence[int]) -> nn.Sequential:
         """Return the layers of `cnn.network`, under the same keys."""
+        config: Any = self.options  # mnist's, which names the data
+        shift = cnn.SHIFTS[config.data]
         first, second, third = cnn.CHANNELS
         return nn.Sequential(
-            RandomShift(cnn.SHIFT),
+            RandomShift(shift.pixels, shift.mirror),
             nn.Conv2d(1, first, 5, padding=2, bias=False),
             nn.MaxPool2d(2),
             nn.BatchNorm2d(first),
@@ -55,7 +61,7 @@ class CnnPeer(Peer):
             nn.BatchNorm2d(third),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Dropout(cnn.DROPOUT),
+            nn.Dropout(cnn.DROPOUT[config.data]),
             nn.Linear(3 * 3 * third, 10),
         )
 

@@ -88,10 +88,17 @@ class Config(Options):
 CNN = Config(model="cnn", train_size=60_000, epochs=12, batch_size=128, learning_rate=0.003)
 """The defaults with --model cnn."""
 
+CNN_EPOCHS = {"mnist": CNN.epochs, "fashion": 20}
+"""Clothes take longer."""
+
 
 def defaults(arguments: Sequence[str]) -> Config:
     """Return the options where the command line does not give them."""
-    return CNN if re.search(r"(^| )--model[ =]cnn( |$)", " ".join(arguments)) else Config()
+    line = " ".join(arguments)
+    if not re.search(r"(^| )--model[ =]cnn( |$)", line):
+        return Config()
+    data = "fashion" if re.search(r"(^| )--data[ =]fashion( |$)", line) else "mnist"
+    return dataclasses.replace(CNN, epochs=CNN_EPOCHS[data])
 
 
 class Images(NamedTuple):
@@ -184,7 +191,7 @@ def make_trainer(config: Config) -> fn.Trainer:
     if config.model == "mlp":
         return runner.make_trainer(config, config.sizes, LOSS)
     optimizer = cnn.optimizer(config.learning_rate, config.steps)
-    return fn.Trainer(cnn.network(), cnn.LOSS, optimizer, batch_size=config.batch_size)
+    return fn.Trainer(cnn.network(config.data), cnn.LOSS, optimizer, batch_size=config.batch_size)
 
 
 def prepare(

@@ -76,12 +76,12 @@ class Peer:
     """
 
     def __init__(self, options: Options, sizes: Sequence[int], loss: str, compiled: bool = False):
+        self.options = options
         # A GPU only where funcnet uses it as well.
         self.device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
         self.network = self.make_network(sizes).to(self.device)
         self.model = torch.compile(self.network) if compiled else self.network
         self.loss = self.make_loss(loss)
-        self.options = options
         self.framework = "torch.compile" if compiled else "torch"
         self.compile_seconds = 0.0
 

@@ -47,7 +47,8 @@ up. Of a 3 x 3 kernel, 32 to 32 channels, on 100 images of 28 x 28, in milliseco
 Three more choices were measured, and are for CPUs alone:
 
 - dK in blocks of BLOCK images: moving the batch axis behind the channels is slow for arrays larger
-  than the cache. A tenth to a half faster than all at once, which is what autodiff does.
+  than the cache. All 128 images of a batch at once, which is what autodiff does, take 1.4 to 3.4
+  times as long in the three layers of the mnist experiment, blocks of 16 take 1 to 1.4 times.
 - Groups one after the other: XLA's kernel for groups is 2 to 5 times slower, for dK 100 times.
 - One channel a group ("depthwise"): sums of shifted products, which XLA fuses; 10 times faster.
 
@@ -77,7 +78,7 @@ from funcnet.ops._windows import (
     taps,
 )
 
-BLOCK = 16
+BLOCK = 8
 AXES = ("NHWC", "HWIO", "NHWC")
 
 

@@ -47,6 +47,12 @@ def test_the_model_decides_on_the_defaults(monkeypatch, tmp_path, arguments):
     assert (plain.model, plain.epochs, plain.train_size) == ("mlp", 100, 10_000)
 
 
+@pytest.mark.parametrize("data", [["--data", "fashion"], ["--data=fashion"]])
+def test_clothes_take_longer(data):
+    assert mnist.defaults(["--model", "cnn", *data]).epochs == 20
+    assert mnist.defaults(data) == mnist.Config()
+
+
 def test_the_same_start_is_refused():
     with pytest.raises(ConfigError, match="leave it out with --model cnn"):
         mnist.Config(model="cnn", same_start=True)
@@ -92,6 +98,16 @@ def test_images_are_shifted_in_training_alone():
     assert len(expected) == 9
     assert min(expected.values()) > 22 - 4 * 4.4
     assert max(expected.values()) < 22 + 4 * 4.4
+
+
+def test_half_of_the_images_are_mirrored():
+    image = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+    layer = cnn.RandomShift(1, mirror=True)
+    moved = layer.apply((), (), jnp.broadcast_to(image, (400, 4, 4, 1)), key=KEY, train=True)[0]
+    # From left to right, pixels grow by 1 or, at a border that is repeated, stay.
+    steps = np.sign(np.diff(np.asarray(moved)[..., 0], axis=2)).sum(axis=(1, 2))
+    assert set(np.sign(steps)) == {-1, 1}
+    assert abs(np.mean(steps < 0) - 0.5) < 4 * 0.025
 
 
 def test_the_step_size_rises_and_falls_and_biases_do_not_decay():
