@@ -26,7 +26,7 @@ from funcnet._checks import (
     require_positive_int,
 )
 from funcnet._signals import held_signals
-from funcnet.diagnosis import diagnose
+from funcnet.diagnosis import SMALLER_STEPS, diagnose
 from funcnet.errors import ConfigError, DataError, DivergenceError, DtypeError, FuncnetError
 from funcnet.layers import BCEWithLogitsLoss, CrossEntropyLoss, Module, Params, State
 from funcnet.resumption import Checkpoints, about_run
@@ -174,10 +174,10 @@ def fit(
         return result
     diagnosis = diagnose(trainer, carry.run, data)
     found = "" if diagnosis is None else f": {diagnosis}"
+    mend = SMALLER_STEPS if diagnosis is None else diagnosis.mend
     message = (
         f"the loss, a parameter or the model's state became infinite or NaN in epoch {diverged_at} "
-        f"(counted from 0){found}; lower the step size or clip the gradients "
-        f"(optax.clip_by_global_norm)"
+        f"(counted from 0){found}; {mend}"
     )
     if on_divergence == "keep":
         kept = f"{message}; the result is the last finite epoch's"
