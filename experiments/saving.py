@@ -49,7 +49,8 @@ def saving(options: Options) -> Iterator["Saving"]:
     """Save what trains within the block, as the options say, also when a signal ends it.
 
     Raises:
-        CheckpointError: there are checkpoints and `resume` does not ask for them.
+        CheckpointError: there are checkpoints and `resume` does not ask for them, or another
+            process is saving there.
         ModuleNotFoundError: Orbax is not installed.
         StoppedError: a signal came when no seed was training.
     """
@@ -58,13 +59,14 @@ def saving(options: Options) -> Iterator["Saving"]:
         return
     checkpoint.require_orbax()
     folder = options.out / FOLDER
-    if not options.resume and folder.is_dir() and any(folder.iterdir()):
-        raise CheckpointError(
-            f"{folder} holds an earlier run; add --resume to go on with it, or remove {folder} to "
-            f"start anew"
-        )
-    with held_signals() as held:
-        yield Saving(options, held)
+    with checkpoint.locked(folder):
+        if not options.resume and any(path.is_dir() for path in folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} holds an earlier run; add --resume to go on with it, or remove {folder} "
+                f"to start anew"
+            )
+        with held_signals() as held:
+            yield Saving(options, held)
     if held.received is not None:
         raise StoppedError(f"{held.received.name}: stopped between seeds, all saved", held.received)
 

@@ -19,12 +19,15 @@ Orbax comes with the extra `checkpoint`, and is imported when a checkpoint is wr
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -39,11 +42,16 @@ from funcnet._checks import require_int, require_positive_int
 from funcnet._files import sync, write_atomically
 from funcnet.errors import CheckpointError, ConfigError, DtypeError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
 FORMAT = 1
 PROGRAM = "program"
 """The entry of `about` that is a checksum of compiled code: other versions compile otherwise."""
 
-_ARRAYS, _MANIFEST, _UNFINISHED = "arrays", "manifest.json", ".tmp"
+_ARRAYS, _MANIFEST, _UNFINISHED, _LOCK = "arrays", "manifest.json", ".tmp", ".lock"
 _SHOWN = 10  # differences in a message
 
 
@@ -69,13 +77,15 @@ def save(
 ) -> None:
     """Write a checkpoint, then remove the oldest: whole or not at all.
 
+    One process at a time: where another may save in the same folder, hold `locked(folder)`.
+
     Args:
         folder: of the run's checkpoints; created if missing.
         step: how far the run is; at least 0. A checkpoint of the same step is replaced.
         tree: a pytree of arrays, typed keys included.
         about: what the run is, as JSON values: `restore` compares them. Under "program", a checksum
             of compiled code.
-        keep: how many checkpoints to leave, the newest ones; at least 1.
+        keep: how many checkpoints to leave, this one and the newest others; at least 1.
 
     Raises:
         OSError: the folder can't be written, or the disk is full. What was there is unchanged.
@@ -83,7 +93,7 @@ def save(
         ConfigError: `step` or `keep` is no such number, or `about` is not made of JSON values.
         ModuleNotFoundError: Orbax is not installed.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if require_int("step", step) < 0:
         raise ConfigError(f"step is {step}, expected at least 0")
     keep = require_positive_int("keep", keep)
@@ -104,7 +114,8 @@ def save(
         _write_arrays(orbax, unfinished / _ARRAYS, arrays)
         manifest["files"] = {name: _digest(path) for name, path in _files(unfinished).items()}
         write_atomically(unfinished / _MANIFEST, _sealed(manifest))
-    for old in steps(folder)[:-keep]:
+    others = [other for other in steps(folder) if other != step]
+    for old in others[: max(len(others) - keep + 1, 0)]:
         _remove(folder / _name(old))
 
 
@@ -131,7 +142,7 @@ def restore(
         ConfigError: `about` is not made of JSON values.
         ModuleNotFoundError: Orbax is not installed.
     """
-    folder, expected = Path(folder), _as_json(about)
+    folder, expected = Path(folder).absolute(), _as_json(about)
     orbax = require_orbax()
     damages = []
     for step in reversed(steps(folder)):
@@ -168,12 +179,66 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and _name(int(name)) == name)
 
 
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep every other process, and this one's other threads, out of a folder of checkpoints.
+
+    The system takes the lock back when the process ends, however it ends; the file `.lock` stays,
+    and means nothing. Where nothing can be locked, as on some network file systems, a warning says
+    so and the block runs.
+
+    Args:
+        folder: of the run's checkpoints; created if missing.
+
+    Raises:
+        CheckpointError: another one holds it.
+        OSError: the folder can't be written.
+    """
+    path = Path(folder).absolute() / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            _lock(file)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{path.parent} is in use by {_holder(path)}; wait until it has ended, stop it, or "
+                f"choose another folder"
+            ) from None
+        except OSError as error:
+            _warn(
+                f"{path.parent} can't be locked ({error.strerror}): see to it that no other "
+                f"process saves there"
+            )
+        with contextlib.suppress(OSError):  # who holds it is for people only
+            file.truncate(0)
+            print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield
+
+
+def _lock(file: Any) -> None:
+    """Take the system's lock on a file; BlockingIOError if somebody has it."""
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no flock")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text().strip() or "another run"
+    return "another run"
+
+
 def versions() -> dict[str, str]:
     """Return what may change the bits of a run: versions, and what computes."""
-    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
+    found = dict(_installed())
     # The package itself imports this module, and runs from a checkout too.
     found["funcnet"] = sys.modules["funcnet"].__version__
     return {**found, "device": jax.devices()[0].device_kind}
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
 
 
 def fingerprint(array: Any) -> dict[str, str]:
@@ -201,7 +266,8 @@ class _DamageError(Exception):
 
 
 def _checkpointer(orbax: Any) -> Any:
-    return orbax.Checkpointer(orbax.PyTreeCheckpointHandler())
+    # Trained numbers hardly shrink, and compressing them takes a sixth of a save's time.
+    return orbax.Checkpointer(orbax.PyTreeCheckpointHandler(use_compression=False))
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -254,6 +320,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are what it says."""
     try:
+        _require_file(path / _MANIFEST)
         manifest = json.loads((path / _MANIFEST).read_bytes())
         seal = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -282,7 +349,14 @@ def _files(path: Path) -> dict[str, Path]:
     return {file.relative_to(path).as_posix(): file for file in files}
 
 
+def _require_file(path: Path) -> None:
+    """Raise OSError for a pipe or a device, whose reader may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
 def _digest(path: Path) -> str:
+    _require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -16,7 +16,13 @@ import optax
 from jax import Array
 
 from funcnet.inspection import backward
+from funcnet.layers import CrossEntropyLoss, NLLLoss
 from funcnet.training import Trainer, TrainState, batches, watched_step
+
+SMALLER_STEPS = "lower the step size or clip the gradients (optax.clip_by_global_norm)"
+SOME_WEIGHT = "take larger batches, or a small weight instead of 0"
+
+_LOSS = "the loss"
 
 
 class Diagnosis(NamedTuple):
@@ -30,6 +36,7 @@ class Diagnosis(NamedTuple):
         step_size: the update's norm by the gradient's, in the last step where both are finite:
             SGD's learning rate. NaN if there is none.
         learning_rate: the one in the optimizer's state, where `optax.inject_hyperparams` keeps it.
+        mend: what is likely to help.
     """
 
     step: int
@@ -37,6 +44,7 @@ class Diagnosis(NamedTuple):
     gradient_norm: float
     step_size: float
     learning_rate: float | None
+    mend: str = SMALLER_STEPS
 
     def __str__(self):
         size = f"step size {self.step_size:.4g} (the update's norm by the gradient's; "
@@ -70,9 +78,12 @@ def diagnose(trainer: Trainer, run: TrainState, data: tuple[Array, Array]) -> Di
             if math.isfinite(update) and gradient > 0:
                 size = update / gradient
         # The mean over no label is NaN and teaches nothing: see `Trainer.run`.
-        if not finite or not (np.isfinite(loss) or gradient == 0):
-            origin = _origin(trainer, run, *batch)
-            return Diagnosis(number, origin, largest, size, _learning_rate(run.opt_state))
+        harmless = np.isfinite(loss) or (gradient == 0 and not _counts(trainer.loss, batch[1]))
+        if not finite or not harmless:
+            origin, mend = _origin(trainer, run, *batch), SMALLER_STEPS
+            if origin == _LOSS and _is_weightless(trainer.loss, batch[1]):
+                origin, mend = f"{_LOSS}, whose labels all have class weight 0: 0 / 0,", SOME_WEIGHT
+            return Diagnosis(number, origin, largest, size, _learning_rate(run.opt_state), mend)
         run = after
     return None
 
@@ -103,13 +114,30 @@ def _origin(trainer, run, x, y, key) -> str:
         if not _is_finite(layer.output):
             return f"the output of {layer.layer!r} (layer {layer.path})"
     if not _is_finite(seen.loss):
-        return "the loss"
+        return _LOSS
     if not _is_finite(seen.d_prediction):
         return "the loss's gradient"
     for layer in reversed(seen.layers):
         if not _is_finite((layer.d_params, layer.d_input)):
             return f"the gradient of {layer.layer!r} (layer {layer.path})"
     return "the updated parameters or state"
+
+
+def _counts(loss, y) -> bool:
+    """Whether any label of a batch counts."""
+    counted = loss.counted(y) if hasattr(loss, "counted") else None
+    return counted is None or bool(counted.any())
+
+
+def _is_weightless(loss, y) -> bool:
+    """Whether labels count, and the weights by which their mean divides are all 0."""
+    if not isinstance(loss, CrossEntropyLoss | NLLLoss) or loss.weight is None:
+        return False
+    counted = loss.counted(y)
+    if counted is None or loss.reduction != "mean":
+        return False
+    weights = np.asarray(loss.weight, np.float32)[np.asarray(y)[np.asarray(counted)]]
+    return weights.size > 0 and not weights.any()
 
 
 def _learning_rate(opt_state: Any) -> float | None:

@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from tqdm import tqdm
 
-from funcnet import _data
+from funcnet import _data, checkpoint
 from funcnet._checks import (
     require_choice,
     require_floating_dtype,
@@ -26,7 +26,7 @@ from funcnet._checks import (
     require_positive_int,
 )
 from funcnet._signals import held_signals
-from funcnet.diagnosis import diagnose
+from funcnet.diagnosis import SMALLER_STEPS, diagnose
 from funcnet.errors import ConfigError, DataError, DivergenceError, DtypeError, FuncnetError
 from funcnet.layers import BCEWithLogitsLoss, CrossEntropyLoss, Module, Params, State
 from funcnet.resumption import Checkpoints, about_run
@@ -127,7 +127,7 @@ def fit(
     Raises:
         ShapeError, DtypeError, DataError, ConfigError: before training.
         CheckpointError: before training: `checkpoint_dir` holds another run, or one that is not to
-            be resumed, or none of its checkpoints is whole.
+            be resumed, or is in use by another process, or none of its checkpoints is whole.
         OSError, ModuleNotFoundError: before training: the folder can't be written; Orbax is
             missing. A checkpoint that can't be written later is a warning.
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
@@ -165,17 +165,19 @@ def fit(
     else:
         about = about_run(trainer, run, data, validation, patience)
         checkpoints = Checkpoints(checkpoint_dir, checkpoint_every, about)
-        carry = _train_saving(train, checkpoints, checkpoints.begin(carry, resume, epochs), epochs)
+        with checkpoint.locked(checkpoints.folder):
+            carry = checkpoints.begin(carry, resume, epochs)
+            carry = _train_saving(train, checkpoints, carry, epochs)
     result = _result(trainer, carry, data)
     diverged_at = int(carry.diverged_at)
     if diverged_at < 0:
         return result
     diagnosis = diagnose(trainer, carry.run, data)
     found = "" if diagnosis is None else f": {diagnosis}"
+    mend = SMALLER_STEPS if diagnosis is None else diagnosis.mend
     message = (
         f"the loss, a parameter or the model's state became infinite or NaN in epoch {diverged_at} "
-        f"(counted from 0){found}; lower the step size or clip the gradients "
-        f"(optax.clip_by_global_norm)"
+        f"(counted from 0){found}; {mend}"
     )
     if on_divergence == "keep":
         kept = f"{message}; the result is the last finite epoch's"

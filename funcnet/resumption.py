@@ -41,7 +41,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | os.PathLike[str], every: int | timedelta | None, about: dict[str, Any]
     ):
-        self.folder, self._about = Path(folder), about
+        self.folder, self._about = Path(folder).absolute(), about
         self._epochs, self._seconds = _interval(EVERY if every is None else every)
         self.saved = 0
         self._when = time.monotonic()

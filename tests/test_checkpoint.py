@@ -83,6 +83,12 @@ def test_the_last_ones_are_kept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["00000030", "00000200"]
 
 
+def test_the_one_just_saved_is_kept_among_later_steps(tmp_path):
+    for step in (7, 8, 9, 2):
+        checkpoint.save(tmp_path, step, {"a": jnp.ones(2)})
+    assert checkpoint.steps(tmp_path) == [2, 8, 9]
+
+
 def test_a_step_saved_again_is_replaced(saved):
     checkpoint.save(saved, 3, make(9), about={"name": "run", "sizes": [1, 2]})
     found = restore(saved)
@@ -172,6 +178,16 @@ def test_a_surplus_file_is_noticed(saved):
     (saved / "00000003" / "arrays" / "more").write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="surplus or changed: arrays/more"):
         assert restore(saved)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("name", ["manifest.json", "arrays/more"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(saved, name):
+    path = saved / "00000003" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.warns(RuntimeWarning, match="it is no file"):
+        assert restore(saved).step == 2  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_none_whole_is_an_error_and_not_a_fresh_start(saved):
@@ -283,6 +299,59 @@ def test_mistakes(tmp_path, error, says, arguments):
     with pytest.raises(error, match=says.replace("[", r"\[")):
         checkpoint.save(tmp_path, given.pop("step"), given.pop("tree"), **given)
     assert not os.listdir(tmp_path)
+
+
+def test_a_locked_folder_is_refused_with_who_holds_it(tmp_path):
+    with checkpoint.locked(tmp_path):
+        with (
+            pytest.raises(
+                fn.CheckpointError, match=f"{tmp_path} is in use by process {os.getpid()} "
+            ),
+            checkpoint.locked(tmp_path),
+        ):
+            pytest.fail("locked twice")
+        checkpoint.save(tmp_path, 1, {"a": jnp.ones(2)})
+    with checkpoint.locked(tmp_path):  # free again, whatever the file says
+        assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_a_lock_that_says_nothing_readable(tmp_path):
+    with checkpoint.locked(tmp_path):
+        (tmp_path / ".lock").write_bytes(b"\xff")
+        with (
+            pytest.raises(fn.CheckpointError, match="is in use by another run; wait"),
+            checkpoint.locked(tmp_path),
+        ):
+            pytest.fail("locked twice")
+
+
+def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "fcntl", None)
+    with (
+        pytest.warns(
+            RuntimeWarning, match=r"can't be locked \(this system has no flock\): see to it"
+        ),
+        checkpoint.locked(tmp_path),
+    ):
+        checkpoint.save(tmp_path, 1, {"a": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Prüfung 検証 %s {0}"])
+def test_folders_of_any_name_also_through_a_link(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / name, target_is_directory=True)
+    checkpoint.save(tmp_path / "link", 1, TREE)
+    for folder in (tmp_path / name, tmp_path / "link"):
+        found = checkpoint.restore(folder, TREE)
+        assert found is not None
+        assert_same_bits(found.tree, TREE)
+
+
+def test_a_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save("run", 1, TREE)
+    assert checkpoint.steps(tmp_path / "run") == checkpoint.steps("run") == [1]
+    assert checkpoint.restore("run", TREE)
 
 
 def test_a_copied_folder_is_as_good(saved, tmp_path_factory):

@@ -6,6 +6,7 @@ A failing test prints the moments, drawn from SEED, at which it killed.
 import contextlib
 import os
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -120,6 +121,45 @@ def test_killed_in_many_saves(tmp_path, cache, whole):
         assert finish(*RUN, folder, cache=cache) == whole, moments
 
 
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_the_first_unharmed(tmp_path, cache, whole):
+    first = start(*RUN, tmp_path, cache=cache)
+    while first.poll() is None and not saved_epochs(tmp_path):
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)  # it holds the folder for as long as the second one takes
+    try:
+        second = start(*RUN, tmp_path, cache=cache)
+        _, err = second.communicate()
+    finally:
+        first.send_signal(signal.SIGCONT)
+    out, _ = first.communicate()
+    assert second.returncode == 1
+    says = (
+        f"{tmp_path} is in use by process {first.pid} on .*; wait until it has ended, stop it, or"
+    )
+    assert re.search(f"CheckpointError: {says}", err), err
+    assert out == whole
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_no_lock(tmp_path, cache, whole):
+    assert kill_on_the_way(tmp_path, 2, 0.0, *RUN, tmp_path, cache=cache)
+    assert (tmp_path / ".lock").exists()
+    assert finish(*RUN, tmp_path, cache=cache) == whole
+
+
+LOCK = "import sys; from funcnet.checkpoint import locked; locked(sys.argv[1]).__enter__()"
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path, cache):
+    with checkpoint.locked(tmp_path):
+        process = start("-c", LOCK, tmp_path, cache=cache)
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert f"is in use by process {os.getpid()} on" in err
+    assert finish("-c", LOCK, tmp_path, cache=cache) == ""
+
+
 def draw_moment(epochs, seconds):
     """How long to let a run go on: some epochs, none for a time at which it may not even train."""
     epochs = random.randint(0, epochs)
@@ -141,8 +181,9 @@ def test_killed_at_any_time(tmp_path, cache, whole):
 
 
 EXPERIMENTS = {
-    "disk": (15, "--seeds 3 --epochs 60 --hidden 8 --checkpoint-every 3"),
-    "mnist": (3, "--seeds 2 --epochs 30 --hidden 16 --train-size 1000 --checkpoint-every 1"),
+    "disk": (15, "disk --seeds 3 --epochs 60 --hidden 8 --checkpoint-every 3"),
+    "mnist": (3, "mnist --seeds 2 --epochs 30 --hidden 16 --train-size 1000 --checkpoint-every 1"),
+    "cnn": (2, "mnist --model cnn --seeds 1 --epochs 15 --train-size 200 --checkpoint-every 1"),
 }
 
 
@@ -151,7 +192,7 @@ EXPERIMENTS = {
 def test_an_experiment_killed_at_any_time(tmp_path, cache, name):
     random.seed(SEED)
     epochs, options = EXPERIMENTS[name]
-    command = ["-m", "experiments", name, *options.split(), "--resume", "--out"]
+    command = ["-m", "experiments", *options.split(), "--resume", "--out"]
     finish(*command, tmp_path / "whole", cache=cache)
     folder = tmp_path / "killed"
     moments = [draw_moment(epochs, 0.1) for _ in range(6)]
@@ -182,10 +223,12 @@ def test_a_write_that_fails_half_way_is_an_oserror_and_leaves_nothing(tmp_path):
 
 
 FILL = """
-import sys, numpy as np
+import os, sys, numpy as np
 from funcnet import checkpoint
 tree = {"a": np.random.default_rng(0).normal(size=30_000)}
 for step in range(100):
+    if step == 3:
+        os.system(sys.argv[2])
     try:
         checkpoint.save(sys.argv[1], step, tree, keep=100)
     except OSError as error:
@@ -196,10 +239,20 @@ print(checkpoint.restore(sys.argv[1], tree).step, checkpoint.steps(sys.argv[1])[
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(tmp_path):
-    """A real one, of one megabyte, where this user may mount it."""
-    mount = f"mount -t tmpfs -o size=1m none {shlex.quote(str(tmp_path))}"
-    fill = shlex.join([sys.executable, "-c", FILL, str(tmp_path)])
+@pytest.mark.parametrize(
+    ("limit", "then", "says"),
+    [
+        ("size=1m", "true", r"cannot write a checkpoint|No space left"),
+        ("size=64m,nr_inodes=60", "true", r"cannot write a checkpoint|No space left"),
+        ("size=64m", "mount -o remount,ro {}", "Read-only file system"),
+    ],
+    ids=["full", "no more files", "read-only from the third save on"],
+)
+def test_a_disk_that_fails(tmp_path, limit, then, says):
+    """A real one, where this user may mount it."""
+    folder = shlex.quote(str(tmp_path))
+    mount = f"mount -t tmpfs -o {limit} none {folder}"
+    fill = shlex.join([sys.executable, "-c", FILL, str(tmp_path), then.format(folder)])
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-mr", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
@@ -214,7 +267,7 @@ def test_a_disk_that_is_full(tmp_path):
         pytest.skip("no mounts here")
     assert done.returncode == 0, done.stderr
     said, steps = done.stdout.strip().splitlines()[-2:]
-    assert "cannot write a checkpoint" in said or "No space left" in said
+    assert re.search(says, said), said
     last, after, failed = map(int, steps.split())
     assert last + 1 == after == failed > 0
 

@@ -269,6 +269,23 @@ def test_divergence_names_the_learning_rate_that_the_optimizer_keeps():
     assert raised.value.diagnosis.learning_rate == pytest.approx(1e30)
 
 
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (MODEL, fn.CrossEntropyLoss(weight=(0, 0, 1))),
+        (fn.Sequential(MODEL, fn.LogSoftmax()), fn.NLLLoss(weight=(0, 0, 1))),
+    ],
+)
+def test_class_weights_of_0_are_named_as_the_cause(model, loss):
+    """The mean divides by the weights' sum: in PyTorch too it is NaN."""
+    with pytest.raises(fn.DivergenceError) as raised:
+        fit((X, LABELS % 2), model, loss)
+    said = str(raised.value)
+    assert "in its step 0, the loss, whose labels all have class weight 0: 0 / 0, is not" in said
+    assert "; take larger batches, or a small weight instead of 0; error.result" in said
+    assert "step size or clip" not in said
+
+
 def test_a_gradient_that_is_never_finite():
     def loss(prediction, target):
         return jnp.square(prediction).mean() / 0.0

@@ -8,6 +8,7 @@ last test, which trains.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import contextlib
+import inspect
 import warnings
 from datetime import timedelta
 from functools import partial
@@ -212,13 +213,136 @@ def call_model(draw):
     return jax.eval_shape(apply, params, state)
 
 
-OPS = {
-    "relu": (ops.relu, 1),
-    "tanh": (ops.tanh, 1),
-    "linear": (ops.linear, 3),
-    "mse_loss": (ops.mse_loss, 2),
-    "cross_entropy": (ops.cross_entropy, 2),
+def often(*good):
+    """Mostly one of these, otherwise anything that may stand for a setting."""
+    return st.one_of(*[st.sampled_from(good)] * 3, SIZES, NUMBERS, ODD)
+
+
+ODD = st.sampled_from(
+    [
+        "same",
+        "text",
+        (2, 2),
+        (1, 0),
+        (2, None),
+        (1, 2, 3),
+        [3],
+        -1,
+        -3,
+        10**9,
+        np.int32(2),
+        object(),
+    ]
+)
+WINDOWS = {
+    "kernel_size": often(1, 2, 3, (2, 3)),
+    "stride": often(1, 2, None, (1, 2)),
+    "padding": often(0, 1, "same", "valid", (0, 1)),
+    "dilation": often(1, 2),
+    "ceil_mode": often(True, False),
+    "count_include_pad": often(True, False),
+    "divisor_override": often(None, 3),
+    "output_size": often(1, 3, (2, None)),
 }
+NORMS = {
+    "num_features": often(3, 4),
+    "num_channels": often(4, 3),
+    "num_groups": often(1, 2),
+    "normalized_shape": often(3, (5, 3), (4,)),
+    "eps": often(1e-5, 0.0),
+    "momentum": often(0.1, None),
+    "training": often(True, False),
+} | {
+    name: often(True, False)
+    for name in ("affine", "elementwise_affine", "track_running_stats", "log_target")
+}
+SETTINGS = (
+    WINDOWS
+    | NORMS
+    | {
+        "in_features": often(3, 4),
+        "out_features": often(3),
+        "in_channels": often(3, 4),
+        "out_channels": often(4),
+        "groups": often(1, 2),
+        "start_dim": often(1, -2, 0),
+        "end_dim": often(-1, 2),
+        "dim": often(-1, 0, 1),
+        "p": often(0.5, 0.0, 1.0),
+        "num_embeddings": often(3, 5),
+        "embedding_dim": often(3),
+        "padding_idx": often(None, 0, -1),
+        "approximate": often("none", "tanh"),
+        "reduction": st.one_of(REDUCTIONS, st.just("batchmean")),
+        "ignore_index": often(-100, 0),
+        "label_smoothing": often(0.0, 0.1),
+        "combine": often("sum", "concatenate"),
+    }
+    | {name: often(1.0, 0.5) for name in ("alpha", "beta", "delta", "negative_slope", "threshold")}
+)
+KINDS = {name: kind for name, kind in vars(fn).items() if isinstance(kind, type)}
+LAYERS = {name: k for name, k in KINDS.items() if issubclass(k, fn.Module) and k is not fn.Module}
+LOSS_KINDS = {name: kind for name, kind in KINDS.items() if name.endswith("Loss")}
+
+
+def draw_arguments(draw, function, strategies):
+    """Arguments for a function by their names: those that it needs and some of the others."""
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        needed = parameter.default is inspect.Parameter.empty
+        if parameter.kind is not parameter.VAR_POSITIONAL and (needed or draw(st.booleans())):
+            arguments[name] = draw(strategies[name])
+    return arguments
+
+
+def draw_any_layer(draw, depth=1):
+    """A layer of any kind with settings that suit it, or not."""
+    kind = LAYERS[draw(st.sampled_from([*LAYERS]))]
+    inner = [] if depth else [draw(st.sampled_from([fn.ReLU(), None, fn.Linear(3, 3)]))]
+    if kind in (fn.Sequential, fn.Residual, fn.Parallel):
+        inner += [draw_any_layer(draw, depth - 1) for _ in range(depth * draw(st.integers(0, 2)))]
+        strategies = SETTINGS | {"shortcut": st.sampled_from([None, fn.Linear(3, 4), 3])}
+        return kind(*inner, **draw_arguments(draw, kind, strategies))
+    return kind(**draw_arguments(draw, kind, SETTINGS | {"bias": often(True, False)}))
+
+
+IMAGES = st.sampled_from(
+    [
+        (2, 5, 5, 3),
+        (2, 5, 5, 4),
+        (4, 3),
+        (2, 5, 3),
+        (2, 1, 1, 3),
+        (0, 5, 5, 3),
+        (2, 0, 5, 3),
+        (),
+        (3,),
+    ]
+)
+
+
+def draw_wrong(draw, tree):
+    """The tree of a layer's arrays, or something else."""
+    wrong = [(), None, {}, {"weight": 3}, {"weight": jnp.ones(3)}, [tree], 7]
+    if isinstance(tree, dict) and tree:
+        wrong += [dict([*tree.items()][1:]), tree | {"more": jnp.ones(3)}]
+        wrong += [{name: jnp.ones((2, *leaf.shape[-1:])) for name, leaf in tree.items()}]
+        wrong += [{name: np.ones(leaf.shape[-1:], "i4") for name, leaf in tree.items()}]
+    return tree if draw(st.integers(0, 3)) else draw(st.sampled_from(wrong))
+
+
+def call_layer(draw):
+    layer = draw_any_layer(draw)
+    dtype = draw(st.sampled_from([jnp.float32, jnp.float32, jnp.bfloat16]))
+    params, state = jax.eval_shape(lambda: layer.init(jax.random.key(0), dtype))
+    x = draw(arrays(IMAGES, st.sampled_from(["f4", "f4", "f4", "f2", "f8", "i4", "bool", "c8"])))
+    key, train = draw(st.one_of(st.just(jax.random.key(0)), KEYS)), draw(st.booleans())
+
+    def apply(given):  # an empty Sequential returns its input, whatever that is
+        params, state = (draw_wrong(draw, tree) for tree in given)
+        layer.apply(params, state, x, key=key, train=train)
+
+    return jax.eval_shape(apply, (params, state))
 
 
 @st.composite
@@ -229,21 +353,31 @@ def numeric(draw, shapes, *dtypes):
 
 
 def call_op(draw):
-    op, count = OPS[draw(st.sampled_from([*OPS]))]
-    shapes = st.sampled_from([(4, 3), (4, 3), (2, 3), (3,), (4,), (), (0, 3), (3, 0), (2, 4, 3)])
-    floats = numeric(shapes, "f4", "f4", "f2", "f8", "i4")
-    given = [draw(floats) for _ in range(count)]
-    if op is ops.cross_entropy:
-        given[1] = draw(numeric(shapes, "i4", "i4", "u1", "f4", "bool"))
-        given += [draw(floats), draw(st.one_of(st.just(0), SIZES)), draw(REDUCTIONS)]
-        given += [draw(NUMBERS)]
-    return jax.eval_shape(lambda: op(*given))
+    """Shapes that suit one another, or not; of every function in `funcnet.ops`."""
+    op = getattr(ops, draw(st.sampled_from(ops.__all__)))
+    suited = st.sampled_from([(4, 3), (2, 5, 5, 3), (2, 3), (2, 5, 3), (0, 3), (3, 0), (), (4,)])
+    floats = numeric(suited, "f4", "f4", "f2", "f8", "i4")
+    same = draw(numeric(suited, "f4", "f4", "i4"))
+    vectors = numeric(st.sampled_from([(3,), (3,), (4,), (), (2, 3)]), "f4", "f4", "f8", "i4")
+    either = st.one_of(st.just(same), st.just(same), floats)
+    labels = numeric(st.sampled_from([(4,), (2,), (2, 5), ()]), "i4", "i4", "u1", "f4", "bool")
+    kernels = numeric(st.sampled_from([(4, 3, 2, 2), (2, 1, 3, 3), (4, 3, 0, 1)]), "f4", "f4", "i4")
+    given = dict.fromkeys(("x", "logits", "log_probabilities", "prediction"), either)
+    given |= {"target": st.one_of(labels, either), "indices": labels, "key": KEYS}
+    given |= {"weight": st.one_of(vectors, kernels, floats), "pos_weight": vectors, "bias": vectors}
+    given |= {"running_mean": vectors, "running_var": vectors}
+    given |= {"arrays": st.one_of(st.lists(either, max_size=3), either)}
+    arguments = draw_arguments(draw, op, SETTINGS | given)
+    return jax.eval_shape(lambda: op(**arguments))
 
 
 def call_loss(draw):
-    loss, prediction, target = draw_loss(draw), draw(FLOATS()), draw(arrays())
-    if not isinstance(loss, fn.MSELoss | fn.CrossEntropyLoss):
-        return None
+    kind = LOSS_KINDS[draw(st.sampled_from([*LOSS_KINDS]))]
+    weights = {"weight": WEIGHTS, "pos_weight": WEIGHTS}
+    loss = kind(**draw_arguments(draw, kind, SETTINGS | weights))
+    prediction = draw(FLOATS())
+    same = st.just(getattr(prediction, "shape", (2,)))
+    target = draw(st.one_of(arrays(), arrays(same), arrays(dtypes=st.just("i4"))))
     return jax.eval_shape(lambda: loss(prediction, target))
 
 
@@ -286,6 +420,7 @@ CALLS = {
     "fit": call_fit,
     "run": call_run,
     "model": call_model,
+    "layer": call_layer,
     "op": call_op,
     "loss": call_loss,
     "summary and backward": call_looking,

@@ -210,6 +210,36 @@ def test_a_disk_that_fills_up_does_not_end_the_training(tmp_path, monkeypatch):
     assert checkpoint.steps(tmp_path) == [2]
 
 
+def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 0)
+    with (
+        checkpoint.locked(tmp_path),
+        pytest.raises(fn.CheckpointError, match=r"in use by process .*wait until it has ended"),
+    ):
+        fit(tmp_path, resume=True)
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    train = fitting.train_donating
+
+    def train_elsewhere(*arguments):
+        os.chdir("/")
+        return train(*arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting, "train_donating", train_elsewhere)
+    fit("run", epochs=4)
+    assert checkpoint.steps(tmp_path / "run") == [2, 4]
+
+
+def test_another_runs_checkpoint_copied_in_is_refused(tmp_path):
+    fit(tmp_path / "one", epochs=2)
+    fit(tmp_path / "two", epochs=4, key=jax.random.key(9))
+    (tmp_path / "two" / "00000004").rename(tmp_path / "one" / "00000004")
+    with pytest.raises(fn.CheckpointError, match="00000004 is of another run: key was"):
+        fit(tmp_path / "one", resume=True)
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder nobody can write")
 def test_a_folder_that_cannot_be_written_is_said_before_training(monkeypatch):
     stop_after(monkeypatch, 0)

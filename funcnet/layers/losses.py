@@ -128,6 +128,7 @@ class NLLLoss:
         Raises DataError for a label that is no class, where its value is known: inside `jit`
         the loss is NaN instead. See `ops.nll_loss`.
         """
+        require_arrays("nll_loss", log_probabilities=prediction, target=target)
         weight = None if self.weight is None else jnp.asarray(self.weight)
         loss = ops.nll_loss(prediction, target, weight, self.ignore_index, self.reduction)
         if not isinstance(target, Tracer):
@@ -175,6 +176,7 @@ class BCEWithLogitsLoss:
         Raises DataError for a target outside [0, 1], where its value is known. See
         `ops.binary_cross_entropy_with_logits`.
         """
+        require_arrays("binary_cross_entropy_with_logits", logits=prediction, target=target)
         weights = (self.weight, self.pos_weight)
         weight, pos_weight = (None if w is None else jnp.asarray(w) for w in weights)
         loss = ops.binary_cross_entropy_with_logits(
@@ -214,6 +216,7 @@ class L1Loss:
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of (...) predictions and targets of one shape; see `ops.l1_loss`."""
+        require_arrays("l1_loss", prediction=prediction, target=target)
         return ops.l1_loss(prediction, target, self.reduction)
 
 
@@ -238,6 +241,7 @@ class SmoothL1Loss:
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of (...) predictions and targets of one shape; see `ops.smooth_l1_loss`."""
+        require_arrays("smooth_l1_loss", prediction=prediction, target=target)
         return ops.smooth_l1_loss(prediction, target, self.reduction, self.beta)
 
 
@@ -262,6 +266,7 @@ class HuberLoss:
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of (...) predictions and targets of one shape; see `ops.huber_loss`."""
+        require_arrays("huber_loss", prediction=prediction, target=target)
         return ops.huber_loss(prediction, target, self.reduction, self.delta)
 
 
@@ -287,6 +292,7 @@ class KLDivLoss:
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of log-probabilities (...) and targets of one shape; see `ops.kl_div`."""
+        require_arrays("kl_div", log_probabilities=prediction, target=target)
         return ops.kl_div(prediction, target, self.reduction, self.log_target)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 import funcnet as fn
 from experiments import __main__ as command
-from experiments import disk, results, runner
+from experiments import cnn, disk, results, runner, saving
+from funcnet import checkpoint
 from funcnet.errors import ConfigError
 from tests.experiments.left_behind import content
 
@@ -83,6 +84,24 @@ def test_stopped_and_resumed_leaves_the_same_files(tmp_path, monkeypatch, capsys
     assert content(tmp_path) == whole[name]
 
 
+@pytest.mark.slow
+def test_the_convolutional_network_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    """It has a state, an optimizer with a schedule, and masks drawn anew at every step."""
+    monkeypatch.setattr(cnn, "CHANNELS", (2, 3, 4))
+    small = ["--model", "cnn", "--seeds", "1", "--epochs", "4", "--train-size", "200"]
+
+    def run_cnn(out, *options):
+        return command.main(["mnist", *small, "--out", str(out), *options])
+
+    assert run_cnn(tmp_path / "whole") == 0
+    every = ["--checkpoint-every", "1"]
+    with monkeypatch.context() as patched:
+        signal_after(patched, 2)
+        assert run_cnn(tmp_path / "stopped", *every) == 128 + signal.SIGTERM
+    assert run_cnn(tmp_path / "stopped", *every, "--resume") == 0
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
+
+
 def test_a_signal_between_two_seeds_is_not_forgotten(tmp_path, monkeypatch, capsys):
     add = runner.Record.add
 
@@ -141,6 +160,21 @@ def test_an_earlier_run_is_not_overwritten_by_accident(tmp_path, capsys):
     assert run("disk", tmp_path, "--resume", "--seeds", "1") == 0
     assert run("disk", tmp_path, *EVERY_2) == 1
     assert "holds an earlier run; add --resume to go on with it" in complaint(capsys)
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    with checkpoint.locked(tmp_path / saving.FOLDER):
+        assert run("disk", tmp_path, *EVERY_2) == 1
+        assert run("disk", tmp_path, "--resume") == 1
+    assert f"{saving.FOLDER} is in use by process {os.getpid()} on" in complaint(capsys)
+
+
+def test_killed_before_the_first_save_it_may_start_anew(tmp_path, whole):
+    """The lock's file is no earlier run."""
+    with checkpoint.locked(tmp_path / saving.FOLDER):
+        pass
+    assert run("disk", tmp_path, *EVERY_2) == 0
+    assert content(tmp_path) == whole["disk"]
 
 
 def test_more_seeds_go_on_from_fewer(tmp_path, whole):
