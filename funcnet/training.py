@@ -116,7 +116,7 @@ class Trainer:
         """The state before the first epoch, drawn with `key`.
 
         Args:
-            key: typed scalar key; parameters draw from fold_in(key, -1 as uint32).
+            key: typed scalar key; the parameters are those of `model.init(key, dtype)`.
             dtype: floating dtype of the parameters.
         """
         require_key(key)
