@@ -36,6 +36,10 @@ Data = tuple[Any, Any]
 
 PREDICT_BATCH = 1000
 
+# Parameters, between two networks measured: 1,427 copy in no time, of 932,362 the copies took 4 %
+# of a step on one core.
+LARGE = 2**18
+
 
 class TrainState(NamedTuple):
     """All that changes during training: one pytree.
@@ -326,12 +330,23 @@ def _epoch(trainer, run, x, y):
         return step(trainer, run, *batch, _step_key(key, number))
 
     batches = (jnp.arange(full), order[: full * size].reshape(full, size))
-    run, losses = jax.lax.scan(on_batch, run, batches)
+    run, losses = jax.lax.scan(on_batch, run, batches, unroll=_steps_at_once(run.params))
     last = None
     if n > full * size:
         run, last = on_batch(run, (full, order[full * size :]))
     loss = _mean_loss(trainer, y, lambda: order, losses, last)
     return run._replace(epoch=run.epoch + 1), loss
+
+
+def _steps_at_once(params):
+    """How many steps the compiled loop holds: two for a large network.
+
+    A step reads a weight for its input's cotangent and replaces it, in an order that XLA's copy
+    insertion on a CPU does not know; so it copies the weight first. Of two steps, the first writes
+    to other memory and the second, which needs all of the first, writes back: no copy. A small
+    network has little to copy, and two steps take longer to compile.
+    """
+    return 2 if sum(p.size for p in jax.tree.leaves(params)) >= LARGE else 1
 
 
 def batches(trainer: Trainer, run: TrainState, x: Array, y: Array) -> Iterator[tuple[Array, ...]]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import re
 import subprocess
 import sys
 import textwrap
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,38 @@ def test_any_split_of_any_size(parts, batch_size, n):
         losses.append(piece["loss"])
     assert_same_bits(run, whole)
     assert_same_bits(np.concatenate(losses), np.asarray(history["loss"]))
+
+
+def test_two_steps_at_once_are_two_steps(monkeypatch):
+    def trained(large, parts):
+        monkeypatch.setattr(training, "LARGE", large)
+        # An optimizer of its own, so that nothing compiled is reused. Five batches and a rest.
+        t = trainer(2, optax.sgd(0.1))
+        run, losses = t.init(KEY), []
+        for epochs in parts:
+            run, history = t.run(run, data(11), epochs)
+            losses.append(history["loss"])
+        return run, np.concatenate(losses)
+
+    by_one, by_two = trained(10**9, [2]), trained(0, [2])
+    chex.assert_trees_all_close(by_two[0].params, by_one[0].params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_two[1], by_one[1], rtol=1e-5)
+    assert_same_bits(trained(0, [1, 1]), by_two)
+
+
+def test_a_large_network_copies_no_weight_in_a_step(monkeypatch):
+    model = fn.Sequential(fn.Linear(5, 70), fn.ReLU(), fn.Linear(70, 71), fn.ReLU())
+    x, y = np.ones((8, 5), np.float32), np.zeros((8, 71), np.float32)
+
+    def copies(large):
+        monkeypatch.setattr(training, "LARGE", large)
+        t = fn.Trainer(model, fn.MSELoss(), optax.sgd(0.1), 2)
+        train = jax.jit(training._train_epochs, static_argnums=0)
+        program = train.lower(t, training.start(t.init(KEY), 1), (x, y), None, 1).compile()
+        return len(re.findall(r"= f32\[71,70\]\S* copy\(", program.as_text() or ""))
+
+    by_two, by_one = copies(0), copies(10**9)
+    assert 0 < by_two < by_one
 
 
 def test_bits_are_the_same_in_another_process():
