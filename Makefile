@@ -8,8 +8,6 @@ comma := ,
 READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 # Arguments for pytest, as in: make test ARGS='-k cross_entropy'
 ARGS ?=
-# Tests that share a run keep to one process.
-PARALLEL := -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help run mnist bench measure-bench test test-slow check lint types clean
@@ -29,11 +27,12 @@ bench:  ## Compare the speed with PyTorch, flax and others, on a quiet machine; 
 measure-bench: $(READY)
 	$(RUN) -m experiments bench
 
+# By files, so that tests that share a run share a process.
 test: $(READY)  ## Run the tests but for the slow ones
-	$(RUN) -m pytest $(PARALLEL) $(ARGS)
+	$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
-	$(RUN) -m pytest $(PARALLEL) -m slow $(ARGS)
+	$(RUN) -m pytest -n auto -m slow $(ARGS)
 
 check: lint types test  ## What CI runs: lint, types and tests
 

@@ -31,8 +31,6 @@ from experiments.bench.workloads import (
 from experiments.results import ResultsError
 from funcnet.errors import ConfigError
 
-pytestmark = pytest.mark.xdist_group("bench")
-
 KEY = jax.random.key(0)
 
 

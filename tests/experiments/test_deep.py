@@ -13,8 +13,6 @@ from experiments import __main__ as command
 from experiments import deep, disk, figures, results
 from funcnet.errors import ConfigError
 
-pytestmark = pytest.mark.xdist_group("deep")
-
 KEY = jax.random.key(0)
 TINY = ["--seeds", "2", "--depth", "2", "--width", "3", "--epochs", "2"]
 

@@ -15,8 +15,6 @@ import funcnet as fn
 from experiments import __main__ as command
 from experiments import disk, results, tables
 
-pytestmark = pytest.mark.xdist_group("disk")
-
 TINY = ["--seeds", "2", "--epochs", "3", "--hidden", "4", "5"]
 PNG = b"\x89PNG\r\n\x1a\n"
 

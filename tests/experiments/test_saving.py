@@ -17,8 +17,6 @@ from tests.experiments.left_behind import content
 pytest.importorskip("matplotlib", reason="needs the extra plots")
 pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
 
-pytestmark = pytest.mark.xdist_group("saving")
-
 BOTH = ["disk", pytest.param("mnist", marks=pytest.mark.slow)]
 SMALL = {
     "disk": ["--seeds", "2", "--epochs", "5", "--hidden", "4", "--loss", "mse"],
