@@ -80,7 +80,7 @@ def cases(network: Network) -> Iterator[Case]:
     ]
     narrow = width <= NARROW
     yield from (_transposed(case) if narrow else case for case in (linear, *elementwise, *losses))
-    if not narrow:
+    if classes > 2:  # once is enough
         yield from _beyond_the_paper(square, x, draw)
 
 
