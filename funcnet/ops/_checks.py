@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from funcnet.errors import DtypeError, ShapeError
+from funcnet.errors import ConfigError, DtypeError, ShapeError
 
 
 def require_floating(function: str, **arrays: Any) -> None:
@@ -30,3 +30,10 @@ def require_same_shape(function: str, **arrays: Any) -> None:
             f"{function}: {first} has shape {a.shape} and {second} has shape {b.shape}, "
             f"expected the same; reshape one of them: nothing is broadcast"
         )
+
+
+def require_held(name: str, value: float, dtype: Any) -> None:
+    """Raise ConfigError unless a dtype can hold a number: it would be infinite."""
+    largest = float(jnp.finfo(dtype).max)
+    if abs(value) > largest:
+        raise ConfigError(f"{name} is {value:g}, expected at most {largest:g}, {dtype}'s largest")

@@ -54,7 +54,7 @@ from jax import Array
 
 from funcnet._checks import require_number
 from funcnet.errors import ConfigError
-from funcnet.ops._checks import require_floating
+from funcnet.ops._checks import require_floating, require_held
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
 
@@ -101,10 +101,11 @@ def _leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
 
     Raises:
         DtypeError: x is not a floating array.
-        ConfigError: the slope is not a finite number.
+        ConfigError: the slope is not a finite number that the dtype can hold.
     """
     require_floating("leaky_relu", x=x)
-    require_number("leaky_relu: negative_slope", negative_slope)
+    slope = require_number("leaky_relu: negative_slope", negative_slope)
+    require_held("leaky_relu: negative_slope", slope, x.dtype)
     return jnp.where(x > 0, x, negative_slope * x)
 
 
@@ -134,10 +135,10 @@ def _elu(x: Array, alpha: float = 1.0) -> Array:
 
     Raises:
         DtypeError: x is not a floating array.
-        ConfigError: alpha is not a finite number.
+        ConfigError: alpha is not a finite number that the dtype can hold.
     """
     require_floating("elu", x=x)
-    require_number("elu: alpha", alpha)
+    require_held("elu: alpha", require_number("elu: alpha", alpha), x.dtype)
     # Of the branch not taken, neither exp nor its derivative may overflow.
     return jnp.where(x <= 0, alpha * jnp.expm1(jnp.where(x <= 0, x, 0)), x)
 

@@ -25,7 +25,7 @@ from jax import Array
 
 from funcnet._checks import require_number
 from funcnet.errors import ConfigError
-from funcnet.ops._checks import require_floating, require_same_shape
+from funcnet.ops._checks import require_floating, require_held, require_same_shape
 from funcnet.ops._cotangents import like
 from funcnet.ops._reductions import Reduction, reduced, require_reduction, spread
 
@@ -82,7 +82,9 @@ def _smooth_l1_loss(
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
     _check("smooth_l1_loss", prediction, target, reduction)
-    require_number("smooth_l1_loss: beta", beta, least=0)
+    number = require_number("smooth_l1_loss: beta", beta, least=0)
+    # Twice beta is divided by.
+    require_held("smooth_l1_loss: 2 * beta", 2 * number, jnp.result_type(prediction, target))
     R = prediction - target
     distance = jnp.abs(R)
     if beta == 0:
@@ -126,7 +128,8 @@ def _huber_loss(
         ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
     """
     _check("huber_loss", prediction, target, reduction)
-    require_delta("huber_loss: delta", delta)
+    number = require_delta("huber_loss: delta", delta)
+    require_held("huber_loss: delta", number, jnp.result_type(prediction, target))
     R = prediction - target
     distance = jnp.abs(R)
     losses = jnp.where(distance <= delta, R * R / 2, delta * (distance - delta / 2))

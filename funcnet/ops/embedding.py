@@ -96,9 +96,10 @@ def require_padding_idx(name: str, padding_idx: int | None, rows: int) -> int | 
 
 def _check(indices, weight):
     require_floating("embedding", weight=weight)
-    if weight.ndim != 2:
+    if weight.ndim != 2 or not len(weight):
         raise ShapeError(
-            f"embedding: weight has shape {weight.shape}, expected (num_embeddings, embedding_dim)"
+            f"embedding: weight has shape {weight.shape}, expected (num_embeddings, embedding_dim), "
+            f"at least one embedding"
         )
     if not hasattr(indices, "dtype"):
         raise DtypeError(

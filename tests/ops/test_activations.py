@@ -115,6 +115,11 @@ def test_the_slope_of_a_nearly_sure_class_keeps_its_digits(ct, dtype):
     ("call", "error", "says"),
     [
         (lambda x: ops.elu(x, float("nan")), ConfigError, "elu: alpha is nan, expected a finite"),
+        (
+            lambda x: ops.elu(x.astype("float16"), 1e9),
+            ConfigError,
+            r"elu: alpha is 1e\+09, expected at most 65504, float16's largest",
+        ),
         (lambda x: ops.leaky_relu(x, True), ConfigError, "leaky_relu: negative_slope is True"),
         (lambda x: ops.softplus(x, 0.0), ConfigError, "softplus: beta is 0, expected another"),
         (lambda x: ops.softplus(x, 1.0, "20"), ConfigError, "softplus: threshold is '20'"),
