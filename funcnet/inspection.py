@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from funcnet._checks import require_arrays, require_key, require_loss
-from funcnet.errors import ShapeError
+from funcnet.errors import DtypeError, ShapeError
 from funcnet.layers import (
     Container,
     Module,
@@ -229,6 +229,10 @@ def backward(
 
     prediction = _walk(model, record, params, state, jnp.asarray(x), key, train)
     loss_value, loss_pullback = jax.vjp(lambda prediction: loss(prediction, y), prediction)
+    if not isinstance(loss_value, Array):
+        raise DtypeError(
+            f"the loss is {type(loss_value).__name__}, expected one floating number, an array"
+        )
     if loss_value.shape != ():
         raise ShapeError(f"the loss has shape {loss_value.shape}, expected one number, ()")
     (d_prediction,) = loss_pullback(jnp.ones_like(loss_value))

@@ -167,3 +167,10 @@ def test_summary_computes_nothing():
     """A model that no memory holds."""
     table = fn.summary(fn.Linear(10**6, 10**6), (10**6,))
     assert table.parameters == 10**12 + 10**6
+
+
+def test_a_loss_that_is_no_array_is_refused():
+    model = fn.Linear(2, 1)
+    params, state = model.init(jax.random.key(0))
+    with pytest.raises(fn.errors.DtypeError, match="the loss is float, expected one floating number"):
+        fn.backward(model, params, state, lambda p, t: 3.0, jnp.ones((2, 2)), None)

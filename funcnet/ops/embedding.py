@@ -98,8 +98,8 @@ def _check(indices, weight):
     require_floating("embedding", weight=weight)
     if weight.ndim != 2 or not len(weight):
         raise ShapeError(
-            f"embedding: weight has shape {weight.shape}, expected (num_embeddings, embedding_dim), "
-            f"at least one embedding"
+            f"embedding: weight has shape {weight.shape}, expected (num_embeddings, embedding_dim) "
+            f"and at least one embedding"
         )
     if not hasattr(indices, "dtype"):
         raise DtypeError(
