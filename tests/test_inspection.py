@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
+from funcnet.errors import DtypeError
 from tests.same_bits import assert_same_bits
 
 KEY = jax.random.key(2)
@@ -172,5 +173,5 @@ def test_summary_computes_nothing():
 def test_a_loss_that_is_no_array_is_refused():
     model = fn.Linear(2, 1)
     params, state = model.init(jax.random.key(0))
-    with pytest.raises(fn.errors.DtypeError, match="the loss is float, expected one"):
+    with pytest.raises(DtypeError, match="the loss is float, expected one"):
         fn.backward(model, params, state, lambda p, t: 3.0, jnp.ones((2, 2)), None)
