@@ -171,7 +171,11 @@ def test_summary_computes_nothing():
 
 
 def test_a_loss_that_is_no_array_is_refused():
-    model = fn.Linear(2, 1)
+    model, x = fn.Linear(2, 1), jnp.ones((2, 2))
     params, state = model.init(jax.random.key(0))
+
+    def no_loss(prediction, target) -> Any:
+        return 3.0
+
     with pytest.raises(DtypeError, match="the loss is float, expected one"):
-        fn.backward(model, params, state, lambda p, t: 3.0, jnp.ones((2, 2)), None)
+        fn.backward(model, params, state, no_loss, x, x)
