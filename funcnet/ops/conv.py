@@ -44,15 +44,19 @@ times slower (github.com/jax-ml/jax/issues/12868), and that is where autodiff's 
 up. Of a 3 x 3 kernel, 32 to 32 channels, on 100 images of 28 x 28, in milliseconds inside a loop: Y
 508 with K as it is stored, 7 with K transposed; dK 2,400 by autodiff, 17 as below.
 
-Three more choices were measured, and are for CPUs alone:
+Four more choices were measured, and are for CPUs alone:
 
-- dK in blocks of BLOCK images: moving the batch axis behind the channels is slow for arrays larger
-  than the cache. All 128 images of a batch at once, which is what autodiff does, take 1.4 to 3.4
-  times as long in the three layers of the mnist experiment, blocks of 16 take 1 to 1.4 times.
+- All images of a batch side by side, as one image of many columns, for Y and dX. jaxlib 0.10.2
+  divides a convolution among the cores by the columns of its images, and 14 are too few: of a 3 x 3
+  kernel, 32 to 64 channels, on 128 images of 14 x 14, two cores take 3.2 ms instead of 5.7. 0.12
+  divides by images as well, and takes as long either way.
+- dK in blocks of images: moving the batch axis behind the channels is slow for arrays larger than
+  the cache. All 128 images at once, which is what autodiff does, take 3 times as long there. From
+  128 output channels on, jaxlib 0.10.2 divides them among the cores if a block is twice as large.
 - Groups one after the other: XLA's kernel for groups is 2 to 5 times slower, for dK 100 times.
 - One channel a group ("depthwise"): sums of shifted products, which XLA fuses; 10 times faster.
 
-And everywhere, dK of a 1 x 1 kernel is a plain matrix product, 3 times faster.
+And everywhere, a 1 x 1 kernel makes of all three plain matrix products, dK's 3 times faster.
 """
 
 import math
@@ -78,7 +82,8 @@ from funcnet.ops._windows import (
     taps,
 )
 
-BLOCK = 8
+BLOCK = 2**17
+"""How many values of dY a block of dK has at most, unless one image has more."""
 AXES = ("NHWC", "HWIO", "NHWC")
 
 
@@ -155,6 +160,9 @@ def conv2d(
 @partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
 def _convolve(images, kernel, windows, spread=(1, 1), groups=1):
     """Images (N, H, W, C) by a kernel (k, k, C/G, O); see above."""
+    if windows.kernel == (1, 1) and groups == 1:
+        ((_, tap),) = taps(images, windows, spread=spread)
+        return jnp.matmul(tap, kernel[0, 0])
     along = partial(
         lax.conv_general_dilated,
         window_strides=windows.stride,
@@ -164,10 +172,12 @@ def _convolve(images, kernel, windows, spread=(1, 1), groups=1):
         dimension_numbers=AXES,
     )
     if groups == 1:
-        return along(images, kernel)
+        row = partial(_side_by_side, windows=windows, spread=spread)
+        return lax.platform_dependent(images, kernel, cpu=row, default=along)
 
     def by_group(images, kernel):
-        parts = lax.map(lambda part: along(*part), (_parts(images, groups), _parts(kernel, groups)))
+        row = partial(_side_by_side, windows=windows, spread=spread)
+        parts = lax.map(lambda part: row(*part), (_parts(images, groups), _parts(kernel, groups)))
         return _joined(parts)
 
     def by_tap(images, kernel):
@@ -183,6 +193,38 @@ def _convolve(images, kernel, windows, spread=(1, 1), groups=1):
         cpu=by_tap if depthwise else by_group,
         default=partial(along, feature_group_count=groups),
     )
+
+
+def _side_by_side(images, kernel, windows, spread):
+    """`_convolve` of one group, as a single image in which those of the batch stand in a row.
+
+    An image is as wide as its windows reach, less the zeros in front of the next one, which serve
+    both. The windows that begin in one image and end in the next are computed, and dropped.
+    """
+    count, *image, channels = images.shape
+    image = [s * (n - 1) + 1 for n, s in zip(image, spread, strict=True)]
+    windows = windows._replace(image=tuple(image))
+    (top, _), (left, _) = windows.padding
+    height, width = _used(windows)
+    stride = windows.stride[1]
+    reaching = -(-max(width - max(left, 0), left + image[1]) // stride)
+    columns = max(windows.output[1], reaching)  # windows that begin in an image
+    bottom, right = height - top - image[0], columns * stride - left - image[1]
+    rows = lax.pad(
+        images.transpose(1, 0, 2, 3),
+        jnp.zeros((), images.dtype),
+        [(top, bottom, spread[0] - 1), (0, 0, 0), (left, right, spread[1] - 1), (0, 0, 0)],
+    )
+    y = lax.conv_general_dilated(
+        rows.reshape(1, height, count * columns * stride, channels),
+        kernel,
+        windows.stride,
+        ((0, 0), (0, max(0, windows.reach[1] + 1 - stride))),
+        rhs_dilation=windows.dilation,
+        dimension_numbers=AXES,
+    )
+    y = y.reshape(y.shape[1], count, columns, kernel.shape[-1])  # (H', N, columns, O)
+    return y[:, :, : windows.output[1]].transpose(1, 0, 2, 3)
 
 
 @partial(jax.jit, static_argnums=(2, 3), inline=True)
@@ -209,15 +251,16 @@ def _kernel_cotangent(images, dZ, windows, groups):
         return along(images.transpose(3, 1, 2, 0), dZ.transpose(1, 2, 0, 3), dimension_numbers=AXES)
 
     def in_blocks(images, dZ):
-        first = len(images) % BLOCK or min(BLOCK, len(images))
+        size = _block(dZ.shape)
+        first = len(images) % size or min(size, len(images))
 
         def add(i, dK):
-            start = first + i * BLOCK
-            return dK + block(*(lax.dynamic_slice_in_dim(a, start, BLOCK) for a in (images, dZ)))
+            start = first + i * size
+            return dK + block(*(lax.dynamic_slice_in_dim(a, start, size) for a in (images, dZ)))
 
         dK = block(images[:first], dZ[:first])
         if len(images) > first:
-            dK = lax.fori_loop(0, (len(images) - first) // BLOCK, add, dK)
+            dK = lax.fori_loop(0, (len(images) - first) // size, add, dK)
         return dK.transpose(3, 0, 1, 2)
 
     def by_group(images, dZ):
@@ -262,21 +305,33 @@ def _joined(parts):
 def _spread(windows):
     """The windows, laid on the spread dY, that make dX."""
     padding = []
-    sides = zip(windows.image, windows.reach, windows.padding, _used(windows), strict=True)
-    for n, reach, (before, _), used in sides:
-        padding.append((reach - before, n + before - used))
+    sides = zip(windows.image, windows.reach, windows.padding, _spread_size(windows), strict=True)
+    for n, reach, (before, _), size in sides:
+        padding.append((reach - before, n + before - size))
     return windows._replace(stride=(1, 1), padding=tuple(padding))
 
 
-def _used(windows):
+def _spread_size(windows):
     """From the first window's first entry to the last window's: the size of the spread dY."""
     return [s * (n - 1) + 1 for n, s in zip(windows.output, windows.stride, strict=True)]
 
 
+def _used(windows):
+    """From the first window's first entry to the last one's last."""
+    return [n + r for n, r in zip(_spread_size(windows), windows.reach, strict=True)]
+
+
+def _block(shape):
+    """How many images of dY (N, H', W', O) a block of dK takes: a power of 2."""
+    _, height, width, channels = shape
+    values = BLOCK * (2 if channels >= 128 else 1)
+    return 2 ** max(0, (values // (height * width * channels)).bit_length() - 1)
+
+
 def _swapped_padding(windows):
     """X's padding for dK; its end is cut off where no window reaches."""
-    sides = zip(windows.image, windows.reach, windows.padding, _used(windows), strict=True)
-    return [(before, used + reach - n - before) for n, reach, (before, _), used in sides]
+    sides = zip(windows.image, windows.padding, _used(windows), strict=True)
+    return [(before, used - n - before) for n, (before, _), used in sides]
 
 
 def _sides(padding, kernel, dilation) -> tuple[Pair, Pair]:

@@ -2,11 +2,13 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from funcnet import ops
+from funcnet.ops import conv
 from tests.ops.test_against_torch import agree, gradients, torch_gradients
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("x64")]
@@ -59,8 +61,9 @@ CONVOLUTIONS = [
     ((3,), (3, 3), (1, 2), 1, 2, 2, 4),
     ((3,), (3, 3), 2, 1, 1, 4, 4),
     ((3,), (2, 3), 1, (2, 1), (2, 1), 4, 8),
-    ((2, 18), (3, 3), 1, 1, 1, 1, 3),
-    ((35,), (2, 2), 2, 0, 1, 2, 4),
+    ((2,), (2, 3), 1, (6, 7), 1, 1, 3),
+    ((1,), (1, 2), (1, 4), 5, (1, 3), 1, 3),
+    ((2,), (2, 2), (4, 5), (0, 1), 1, 1, 3),
     ((0,), (3, 3), 1, 1, 1, 1, 3),
     ((0,), (3, 2), 2, 1, 1, 2, 4),
     ((0,), (3, 3), 1, 1, 1, 4, 4),
@@ -71,6 +74,21 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_conv2d(case):
     compare_conv2d(*case)
+
+
+@pytest.mark.parametrize(("images", "groups"), [(8, 1), (19, 1), (9, 2)])
+def test_conv2d_adds_up_its_kernels_cotangent_in_blocks(images, groups, monkeypatch):
+    monkeypatch.setattr(conv, "BLOCK", 8 * 7 * 6 * (4 // groups))
+    jax.clear_caches()  # of what was traced with blocks of another size
+    compare_conv2d((images,), (3, 3), 1, 1, 1, groups, 4)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"), [((1, 14, 14, 64), 8), ((1, 7, 7, 128), 32), ((1, 200, 200, 9), 1)]
+)
+def test_a_block_is_a_power_of_two(shape, images):
+    assert conv._block(shape) == images
 
 
 def test_conv2d_without_bias():
