@@ -13,7 +13,11 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def slow_but_readme(page):
+    return pytest.param(page, marks=[] if page.stem == "README" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", list(map(slow_but_readme, PAGES)), ids=lambda page: page.stem)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec("\n".join(blocks(page, "python")), {"__name__": page.stem})

@@ -14,12 +14,12 @@ from funcnet.testing import check_vjp
 from tests.ops.rules import RULES, Case, few_rows, rows
 
 
-def judged(rows_of, cases=lambda name: RULES[name]):
+def judged(rows_of):
     """Parameters for pytest: one for each row of each case, with a name to rerun it by."""
     return [
         pytest.param(case, dtype, leading, id=f"{name}-{case.name}-{dtype}-{leading}")
         for name in RULES
-        for case in cases(name)
+        for case in RULES[name]
         for dtype, leading in rows_of(case)
     ]
 
@@ -44,11 +44,12 @@ def test_the_traced_computation_holds_a_rule(name):
     assert "custom_vjp_call" in str(jax.make_jaxpr(case.function)(*args))
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype", "leading"), judged(lambda case: [("float32", (4,))], lambda n: RULES[n][:1])
-)
-def test_in_full(case, dtype, leading):
-    check(case, dtype, leading)
+PAPER = ["linear", "relu", "tanh", "mse_loss", "cross_entropy"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_in_full(name):
+    check(RULES[name][0], "float32", (4,))
 
 
 @pytest.mark.parametrize(("case", "dtype", "leading"), judged(few_rows))
