@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.extend.core
+import jaxlib.version
 from jax._src import core as _core
 
 # Rules in a jaxpr. JAX has renamed this primitive before, so every name known is listed.
@@ -16,6 +17,9 @@ RULE_PRIMITIVES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 QUICK_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 # The same without XLA's silent widening of bfloat16 and float16 inside a fusion.
 QUICK_STRICT_COMPILE: dict[str, Any] = {**QUICK_COMPILE, "xla_allow_excess_precision": False}
+
+# Whether XLA divides a convolution among a CPU's cores by images; before 0.11 by columns alone.
+DIVIDES_BY_IMAGES = tuple(map(int, jaxlib.version.__version__.split(".")[:2])) >= (0, 11)
 
 
 def being_traced() -> bool:

@@ -46,10 +46,10 @@ up. Of a 3 x 3 kernel, 32 to 32 channels, on 100 images of 28 x 28, in milliseco
 
 Four more choices were measured, and are for CPUs alone:
 
-- All images of a batch side by side, as one image of many columns, for Y and dX. jaxlib 0.10.2
-  divides a convolution among the cores by the columns of its images, and 14 are too few: of a 3 x 3
-  kernel, 32 to 64 channels, on 128 images of 14 x 14, two cores take 3.2 ms instead of 5.7. 0.12
-  divides by images as well, and takes as long either way.
+- With jaxlib 0.10.2, a batch's images side by side, as one image of many columns, for Y and dX.
+  It divides a convolution among the cores by the columns of its images, and 14 are too few: of a
+  3 x 3 kernel, 32 to 64 channels, on 128 images of 14 x 14, two cores take 3.2 ms instead of 5.7.
+  From 0.11 on XLA divides by images as well, and the copies would cost more than they gain.
 - dK in blocks of images: moving the batch axis behind the channels is slow for arrays larger than
   the cache. All 128 images at once, which is what autodiff does, take 3 times as long there. From
   128 output channels on, jaxlib 0.10.2 divides them among the cores if a block is twice as large.
@@ -67,6 +67,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from funcnet._checks import require_positive_int
+from funcnet._compat import DIVIDES_BY_IMAGES
 from funcnet.errors import ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
@@ -171,13 +172,14 @@ def _convolve(images, kernel, windows, spread=(1, 1), groups=1):
         rhs_dilation=windows.dilation,
         dimension_numbers=AXES,
     )
+    row = partial(_side_by_side, windows=windows, spread=spread)
+    one_group = along if DIVIDES_BY_IMAGES else row
     if groups == 1:
-        row = partial(_side_by_side, windows=windows, spread=spread)
-        return lax.platform_dependent(images, kernel, cpu=row, default=along)
+        return lax.platform_dependent(images, kernel, cpu=one_group, default=along)
 
     def by_group(images, kernel):
-        row = partial(_side_by_side, windows=windows, spread=spread)
-        parts = lax.map(lambda part: row(*part), (_parts(images, groups), _parts(kernel, groups)))
+        parts = _parts(images, groups), _parts(kernel, groups)
+        parts = lax.map(lambda part: one_group(*part), parts)
         return _joined(parts)
 
     def by_tap(images, kernel):
