@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import funcnet as fn
-from funcnet._checks import require_positive_int
+from funcnet._internal.checks import require_positive_int
 
 IMAGE = (28, 28, 1)
 CHANNELS = (32, 64, 128)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import idx
 from experiments.download import fetch
-from funcnet._files import write_atomically
+from funcnet.data import idx
+from funcnet.io.files import write_atomically
 
 SYSTEM = Path("/usr/share/datasets")
 SHIPPED = Path(__file__).parent / "data"

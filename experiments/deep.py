@@ -21,9 +21,9 @@ from jax import Array
 
 import funcnet as fn
 from experiments import disk, results, tables
-from funcnet._checks import require_positive_int
-from funcnet._files import write_atomically
+from funcnet._internal.checks import require_positive_int
 from funcnet.errors import ConfigError
+from funcnet.io.files import write_atomically
 
 LOSS = "cross_entropy"
 NETWORKS = ("plain", "batch norm", "residual")

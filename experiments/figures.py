@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from funcnet._files import write_atomically
+from funcnet.io.files import write_atomically
 
 try:
     from matplotlib.axes import Axes

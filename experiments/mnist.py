@@ -27,9 +27,9 @@ from experiments import cnn, datasets, results, runner, tables
 from experiments.runner import FuncnetLearner, Learner, Options
 from experiments.saving import Saving, saving
 from experiments.tables import TITLES
-from funcnet._checks import require_positive_int
-from funcnet._files import write_atomically
+from funcnet._internal.checks import require_positive_int
 from funcnet.errors import ConfigError
+from funcnet.io.files import write_atomically
 
 LOSS = "cross_entropy"
 PIXELS = 28 * 28

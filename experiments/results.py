@@ -22,8 +22,8 @@ from typing import Any
 import jax
 
 import funcnet
-from funcnet._files import write_atomically
-from funcnet.seeds import cores
+from funcnet.io.files import write_atomically
+from funcnet.training.seeds import cores
 
 FILE_NAME = "results.json"
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 import funcnet as fn
 from experiments import results, tables
-from funcnet._checks import require_number, require_positive_int
-from funcnet._files import write_atomically
-from funcnet.diagnosis import diagnose
+from funcnet._internal.checks import require_number, require_positive_int
 from funcnet.errors import ConfigError
+from funcnet.io.files import write_atomically
+from funcnet.training.divergence import diagnose
 
 FINISHED = "every seed was finished already: nothing was trained"
 

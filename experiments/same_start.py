@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import figures, results, tables
-from funcnet._files import write_atomically
+from funcnet.io.files import write_atomically
 
 
 def write(

@@ -14,10 +14,10 @@ import numpy as np
 
 import funcnet as fn
 from experiments.runner import FuncnetLearner, Learner, Options
-from funcnet import checkpoint
-from funcnet._signals import Held, held_signals
 from funcnet.errors import CheckpointError
-from funcnet.resumption import about_run
+from funcnet.io import checkpoint
+from funcnet.training.checkpointing import about_run
+from funcnet.training.signals import Held, held_signals
 
 FOLDER = "checkpoints"
 

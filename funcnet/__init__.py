@@ -1,11 +1,11 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
-from funcnet import checkpoint, interop, metrics, ops, testing
-from funcnet.debug import debugging
+from funcnet import metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
-from funcnet.fitting import FitResult, fit
-from funcnet.inspection import backward, summary
-from funcnet.interop import load_params, save_params
+from funcnet.inspect.debug import debugging
+from funcnet.inspect.summary import summary
+from funcnet.io import checkpoint, interop
+from funcnet.io.interop import load_params, save_params
 from funcnet.layers import (
     ELU,
     GELU,
@@ -43,8 +43,10 @@ from funcnet.layers import (
     Softplus,
     Tanh,
 )
-from funcnet.seeds import map_seeds
-from funcnet.training import Trainer, TrainState
+from funcnet.layers.tracing import backward
+from funcnet.training.fit import FitResult, fit
+from funcnet.training.seeds import map_seeds
+from funcnet.training.trainer import Trainer, TrainState
 
 __all__ = [
     "ELU",

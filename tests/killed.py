@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import funcnet as fn
-from funcnet import checkpoint
+from funcnet.io import checkpoint
 
 EPOCHS = 40
 

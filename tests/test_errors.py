@@ -19,7 +19,7 @@ import optax
 import pytest
 
 import funcnet as fn
-from funcnet import fitting, ops, training
+from funcnet import ops
 from funcnet.errors import (
     ConfigError,
     DataError,
@@ -28,6 +28,8 @@ from funcnet.errors import (
     ParamsError,
     ShapeError,
 )
+from funcnet.training import fit as fitting
+from funcnet.training import trainer as training
 
 KEY = jax.random.key(0)
 X = np.linspace(-1, 1, 20, dtype=np.float32).reshape(10, 2)

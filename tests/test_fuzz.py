@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import funcnet as fn
-from funcnet import fitting, ops
+from funcnet import ops
 from funcnet.errors import FuncnetError
+from funcnet.training import fit as fitting
 
 FAST = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 SLOW = settings(max_examples=1000, suppress_health_check=list(HealthCheck))

@@ -27,9 +27,9 @@ from experiments.bench.workloads import (
     WIDE,
     every_workload,
 )
-from funcnet._checks import require_positive_int
-from funcnet._files import write_atomically
+from funcnet._internal.checks import require_positive_int
 from funcnet.errors import ConfigError
+from funcnet.io.files import write_atomically
 
 FILE_NAME = "bench.json"
 # How much shorter --tiny makes every timing.

@@ -23,7 +23,7 @@ import funcnet as fn
 from experiments.bench.measure import Candidate, DifferentError, interleave, size_for
 from experiments.bench.workloads import Network
 from funcnet.ops.linear import NARROW
-from funcnet.testing import twin
+from funcnet.testing.references import twin
 
 SECONDS = 0.05
 TOLERANCE = 1e-4

@@ -5,7 +5,7 @@ import dataclasses
 from jax import Array
 
 from funcnet import ops
-from funcnet._checks import require_int, require_number
+from funcnet._internal.checks import require_int, require_number
 from funcnet.layers.module import (
     Module,
     Output,

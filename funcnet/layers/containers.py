@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import ops
-from funcnet._checks import require_key
+from funcnet._internal.checks import require_key
 from funcnet.errors import ConfigError, ParamsError, ShapeError
 from funcnet.layers.module import Module, Output, as_pair, located
 

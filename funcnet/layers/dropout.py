@@ -3,7 +3,7 @@
 import dataclasses
 
 from funcnet import ops
-from funcnet._checks import require_number
+from funcnet._internal.checks import require_number
 from funcnet.errors import DtypeError
 from funcnet.layers.module import (
     Module,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from funcnet import ops
-from funcnet._checks import require_floating_dtype, require_key, require_positive_int
+from funcnet._internal.checks import require_floating_dtype, require_key, require_positive_int
 from funcnet.errors import DataError, DtypeError
 from funcnet.layers.module import Module, Output, kind, require_params, require_stateless
 from funcnet.ops.embedding import require_padding_idx

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcnet import ops
-from funcnet._checks import require_floating_dtype, require_key, require_positive_int
+from funcnet._internal.checks import require_floating_dtype, require_key, require_positive_int
 from funcnet.errors import ConfigError, ShapeError
 from funcnet.layers.module import (
     Module,

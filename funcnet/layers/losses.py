@@ -9,7 +9,7 @@ from jax import Array
 from jax.core import Tracer
 
 from funcnet import ops
-from funcnet._checks import require_arrays, require_bool, require_int, require_number
+from funcnet._internal.checks import require_arrays, require_bool, require_int, require_number
 from funcnet.errors import ConfigError, DataError
 from funcnet.ops._labels import is_labels, kept
 from funcnet.ops._reductions import REDUCTIONS, Reduction, require_reduction

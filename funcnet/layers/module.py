@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._checks import require_arrays, require_key
+from funcnet._internal.checks import require_arrays, require_key
 from funcnet.errors import ConfigError, DtypeError, FuncnetError, ParamsError
 
 Params = Any

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from funcnet import ops
-from funcnet._checks import (
+from funcnet._internal.checks import (
     require_bool,
     require_floating_dtype,
     require_key,

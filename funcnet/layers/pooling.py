@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from funcnet import ops
-from funcnet._checks import require_int
+from funcnet._internal.checks import require_int
 from funcnet.errors import ShapeError
 from funcnet.layers.module import (
     Module,

@@ -1,7 +1,7 @@
 """Pure array functions with hand-derived backward passes, named as in `torch.nn.functional`."""
 
 from funcnet.ops.activations import elu, leaky_relu, relu, sigmoid, softplus, tanh
-from funcnet.ops.concatenation import concatenate
+from funcnet.ops.concatenate import concatenate
 from funcnet.ops.conv import conv2d
 from funcnet.ops.distances import huber_loss, l1_loss, smooth_l1_loss
 from funcnet.ops.dropout import dropout

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._compat import varying_axes
+from funcnet._internal.compat import varying_axes
 
 
 def like(cotangent: Array, primal: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from funcnet._checks import require_int
+from funcnet._internal.checks import require_int
 from funcnet.errors import ConfigError, ShapeError
 
 Pair = tuple[int, int]

@@ -52,7 +52,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._checks import require_number
+from funcnet._internal.checks import require_number
 from funcnet.errors import ConfigError
 from funcnet.ops._checks import require_floating, require_held
 from funcnet.ops._cotangents import like

@@ -66,8 +66,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from funcnet._checks import require_positive_int
-from funcnet._compat import DIVIDES_BY_IMAGES
+from funcnet._internal.checks import require_positive_int
+from funcnet._internal.compat import DIVIDES_BY_IMAGES
 from funcnet.errors import ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._checks import require_number
+from funcnet._internal.checks import require_number
 from funcnet.errors import ConfigError
 from funcnet.ops._checks import require_floating, require_held, require_same_shape
 from funcnet.ops._cotangents import like

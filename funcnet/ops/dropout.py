@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._checks import require_key, require_number
+from funcnet._internal.checks import require_key, require_number
 from funcnet.errors import DtypeError
 from funcnet.ops._checks import require_floating
 

@@ -24,7 +24,7 @@ from jax.lax import stop_gradient
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from funcnet._checks import require_int
+from funcnet._internal.checks import require_int
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like

@@ -51,7 +51,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._checks import require_bool, require_int
+from funcnet._internal.checks import require_bool, require_int
 from funcnet.errors import DtypeError, ShapeError
 from funcnet.ops._checks import require_floating, require_same_shape
 from funcnet.ops._cotangents import like

@@ -70,7 +70,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import rsqrt, stop_gradient
 
-from funcnet._checks import require_positive_int, require_shape
+from funcnet._internal.checks import require_positive_int, require_shape
 from funcnet.errors import ConfigError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like

@@ -52,7 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from funcnet._checks import require_int, require_positive_int
+from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import ConfigError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._fence import fence

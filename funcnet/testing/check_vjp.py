@@ -19,14 +19,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet import _compat
-from funcnet.testing import accuracy, first_order, meshes, numerical, second_order, transforms
-from funcnet.testing import twin as twins
-from funcnet.testing.call import Call, is_inexact, make_call, trace
-from funcnet.testing.reference import make_reference
+from funcnet._internal import compat
+from funcnet.testing.checks import (
+    accuracy,
+    first_order,
+    meshes,
+    numerical,
+    second_order,
+    transforms,
+)
+from funcnet.testing.checks.subject import Skipped, Subject, Wrong
+from funcnet.testing.checks.traps import explain_exception, is_rules_fault
+from funcnet.testing.references import twin as twins
+from funcnet.testing.references.call import Call, is_inexact, make_call, trace
+from funcnet.testing.references.reference import make_reference
 from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
-from funcnet.testing.subject import Skipped, Subject, Wrong
-from funcnet.testing.traps import explain_exception, is_rules_fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +163,7 @@ def check_vjp(
 def _check_options(
     fn: Any, args: Any, reference: Any, order: Any, points: Any, stress: Any, seed: Any
 ) -> None:
-    if _compat.being_traced():
+    if compat.being_traced():
         raise ValueError("check_vjp runs functions itself; call it outside jit, vmap and grad")
     if not callable(fn):
         raise TypeError(f"fn must be a function, got {type(fn).__name__}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from funcnet.testing.compare import Mismatch
+from funcnet.testing.numerics.compare import Mismatch
 
 CLOSE = 1e-6
 

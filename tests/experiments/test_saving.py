@@ -10,8 +10,8 @@ import pytest
 import funcnet as fn
 from experiments import __main__ as command
 from experiments import cnn, disk, results, runner, saving
-from funcnet import checkpoint
 from funcnet.errors import ConfigError
+from funcnet.io import checkpoint
 from tests.experiments.left_behind import content
 
 pytest.importorskip("matplotlib", reason="needs the extra plots")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcnet as fn
-from funcnet import _compat
+from funcnet._internal import compat
 
 KEY = jax.random.key(0)
 
@@ -71,7 +71,7 @@ LOSSES: dict[type, tuple[Any, jax.Array]] = {
 
 def left_to_autodiff(function, *args) -> set[str]:
     """Operations outside rules on a way from a floating argument to the (first) result."""
-    jaxpr = _compat.open_jaxpr(jax.make_jaxpr(function)(*args))
+    jaxpr = compat.open_jaxpr(jax.make_jaxpr(function)(*args))
     return _walk(jaxpr, {v for v in jaxpr.invars if _is_floating(v)}, {jaxpr.outvars[0]})
 
 
@@ -89,8 +89,8 @@ def _walk(jaxpr, sources, results) -> set[str]:
             continue
         results = results | inputs
         name = eqn.primitive.name
-        inner = [_compat.open_jaxpr(p) for p in _leaves(eqn.params) if _compat.is_jaxpr(p)]
-        if name in _compat.RULE_PRIMITIVES or name in MOVES:
+        inner = [compat.open_jaxpr(p) for p in _leaves(eqn.params) if compat.is_jaxpr(p)]
+        if name in compat.RULE_PRIMITIVES or name in MOVES:
             continue
         if not inner:
             found.add(name)
@@ -107,7 +107,7 @@ def _walk(jaxpr, sources, results) -> set[str]:
             wanted = {
                 v
                 for v, result in zip(body.outvars, outer, strict=True)
-                if not _compat.is_literal(v) and (not called or result in on_the_way)
+                if not compat.is_literal(v) and (not called or result in on_the_way)
             }
             found |= _walk(body, arguments, wanted)
     return found
@@ -119,7 +119,7 @@ def _leaves(params):
 
 
 def _is_in(atom, variables):
-    return not _compat.is_literal(atom) and atom in variables
+    return not compat.is_literal(atom) and atom in variables
 
 
 def _is_floating(variable):

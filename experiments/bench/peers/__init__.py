@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from experiments.bench.workloads import Data, Network
-from funcnet.seeds import cores
+from funcnet.training.seeds import cores
 
 Parameters = Sequence[tuple[np.ndarray, np.ndarray]]
 """For each affine layer the weight (out, in) and the bias (out,)."""

@@ -1,0 +1,1 @@
+"""What every room shares: checks, descriptions, the differences between JAX versions."""

@@ -1,0 +1,1 @@
+"""Files: parameters, checkpoints, other libraries' formats."""

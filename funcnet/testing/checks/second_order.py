@@ -1,0 +1,222 @@
+"""Check 8: the derivative of the backward pass itself.
+
+It is taken reverse over reverse and forward over reverse.
+
+With H(x, g) the cotangent of x for the output's cotangent g, the first is the pullback of H, in x
+and in g; the second is its derivative along a direction. Both compare the rule's H with the twin's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet._internal import compat
+from funcnet.testing import explain
+from funcnet.testing.checks.subject import Subject, Wrong, first_line, rule_errors
+from funcnet.testing.numerics import cotangents
+from funcnet.testing.numerics.compare import ROUNDING_FLOOR, Mismatch, largest, wrong_elements
+from funcnet.testing.references import derivatives
+from funcnet.testing.references.adjudicate import Case, adjudicate
+from funcnet.testing.references.call import Arrays
+from funcnet.testing.references.derivatives import Flat, Pullback
+
+MOST_CASES = 64
+REVERSE = "second order, reverse over reverse"
+FORWARD = "second order, forward over reverse"
+
+
+def second_order(subject: Subject) -> None:
+    """8. Differentiate the backward pass in both ways."""
+    with subject.wide():
+        trial = _Trial(subject)
+        try:
+            expected = trial.run(subject.pullback_of(subject.wide_twin), subject.mode == "reverse")
+        except Exception as error:
+            subject.notes.warnings.append(
+                f"autodiff of {subject.source} has no second derivative to compare with: "
+                f"{type(error).__name__}"
+            )
+            return
+        rule = derivatives.reverse(subject.call.function())
+        try:
+            got = trial.run(rule, True)
+        except Exception:
+            got = _run_apart(trial, rule)
+        trial.compare(got, expected)
+
+
+def _run_apart(trial: _Trial, rule: Pullback) -> Any:
+    """Find out which of the two ways raises; without jit, for rules that refuse it."""
+    results = []
+    for way, part in trial.parts(rule, True).items():
+        try:
+            with rule_errors(f"differentiating the backward pass ({way})"):
+                results.append(part(*trial.operands))
+        except Wrong as wrong:
+            if way == FORWARD or trial.subject.mode == "reverse":
+                raise
+            # The function itself (a while_loop) refuses reverse mode, and fwd runs the function.
+            trial.subject.notes.warnings.append(f"{way} was not checked: {first_line(str(wrong))}")
+            results.append(None)
+    return tuple(results)
+
+
+class _Trial:
+    """Random directions at the subject's arguments, moved off kinks."""
+
+    def __init__(self, subject: Subject):
+        self.subject, self.rng = subject, subject.rng
+        self.xs = self._off_kinks()
+        like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.xs]
+        self.g = self._random(subject.wide_outputs)
+        self.u = self._random(like)
+        sizes = [np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)) if x.size else 1.0 for x in self.xs]
+        self.v = tuple(
+            d * (s or 1.0) for d, s in zip(self._random(like), map(float, sizes), strict=True)
+        )
+        self.w = self._random(subject.wide_outputs)
+
+    def _random(self, like: Sequence[Any]) -> Arrays:
+        return tuple(
+            jnp.asarray(cotangents.random_numbers(self.rng, x.shape, x.dtype), x.dtype)
+            for x in like
+        )
+
+    def _off_kinks(self) -> Arrays:
+        """The arguments, with each element at which conventions differ moved a little."""
+        if not self.subject.notes.findings:
+            return self.subject.xs64
+        moved = []
+        for x, mask in zip(self.subject.xs64, self.subject.notes.excused, strict=True):
+            size = float(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2))) if x.size else 0.0
+            # Steps of different lengths: equal ones would leave tied elements tied.
+            sign = self.rng.choice([-1.0, 1.0], size=x.shape)
+            step = sign * self.rng.uniform(0.05, 0.15, size=x.shape) * (size or 1.0)
+            moved.append(x + jnp.asarray(np.where(mask, step, 0.0), x.dtype))
+        return tuple(moved)
+
+    def flat(self, pullback: Pullback) -> Flat:
+        """H as a flat function of the arguments and the cotangent."""
+        count = len(self.xs)
+
+        def h(inputs: Arrays, zs: Arrays) -> Arrays:
+            return pullback(inputs[:count], zs, inputs[count:])[1]
+
+        return h
+
+    def parts(self, pullback: Pullback, reversible: bool) -> dict[str, Callable[..., Any]]:
+        """The two computations, as functions of the inputs and of the directions."""
+        h, mode = self.flat(pullback), derivatives.reverse if reversible else derivatives.forward
+
+        def backward(inputs: Arrays, zs: Arrays, u: Arrays, directions: Arrays) -> Any:
+            return mode(h)(inputs, zs, u)
+
+        def forward(inputs: Arrays, zs: Arrays, u: Arrays, directions: Arrays) -> Any:
+            # Under vmap, as jax.hessian does it: only then does JAX refuse a rule that forward
+            # mode cannot pass.
+            def along(*directions: Any) -> Any:
+                return jax.jvp(lambda *inputs: h(inputs, zs), inputs, directions)[1]
+
+            found = jax.vmap(along)(*(d[None] for d in directions))
+            return tuple(derivative[0] for derivative in found)
+
+        return {REVERSE: backward, FORWARD: forward}
+
+    @property
+    def operands(self) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """What the parts are called with."""
+        return (*self.xs, *self.g), self.subject.zs, self.u, (*self.v, *self.w)
+
+    def run(self, pullback: Pullback, reversible: bool) -> Any:
+        """H and its pullback, then its derivative along the directions; one compiled program."""
+        parts = list(self.parts(pullback, reversible).values())
+        together = jax.jit(
+            lambda *operands: tuple(part(*operands) for part in parts),
+            compiler_options=compat.QUICK_COMPILE,
+        )
+        return together(*self.operands)
+
+    def compare(self, got: Any, expected: Any) -> None:
+        """Raise `Wrong` for the first of the two that is wrong."""
+        reverse_got, forward_got = got
+        (h, reverse_expected), forward_expected = expected
+        # Where the first derivative itself is nothing but rounding, what cancelled counts.
+        size = max(*map(largest, derivatives.host(h)), *self.subject.naturals)
+        names = self.subject.call.names
+        if reverse_got is not None:
+            outputs = (f"the cotangent of {name}" for name in self.subject.output_names)
+            inputs = derivatives.host((*self.xs, *self.g))
+            naturals = [2 * size / (largest(x) or 1.0) for x in inputs]
+            self._compare(REVERSE, [*names, *outputs], reverse_got[1], reverse_expected, naturals)
+        naturals = [2 * size] * len(names)
+        self._compare(FORWARD, list(names), forward_got, forward_expected, naturals)
+
+    def _compare(
+        self, way: str, names: list[str], got: Any, expected: Any, naturals: list[float]
+    ) -> None:
+        got, expected = derivatives.host(got), derivatives.host(expected)
+        for leaf, (g, e) in enumerate(zip(got, expected, strict=True)):
+            rounding = ROUNDING_FLOOR * naturals[leaf]
+            tolerance = self.subject.formula_tolerance * (np.abs(e) + largest(e)) + rounding
+            wrong = wrong_elements(g, e, tolerance)
+            if not wrong.any():
+                continue
+            wrong = self._excuse(way, leaf, g, e, wrong)
+            if wrong.any():
+                label = f"{way}, with random directions"
+                mismatch = Mismatch(
+                    names[leaf], leaf, label, g, e, wrong, self.subject.source, "float64"
+                )
+                raise Wrong(explain.describe(mismatch, explain.NO_CLUES) + "\n" + _ADVICE)
+
+    def _excuse(
+        self, way: str, leaf: int, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray
+    ) -> np.ndarray:
+        """What of `wrong` is left when kinks of the first derivative are taken out."""
+        if not self.subject.can_judge_by_slopes:
+            return wrong
+        h = self.flat(self.subject.pullback_of(self.subject.wide_twin))
+        indices = np.flatnonzero(wrong)[:MOST_CASES]
+        values = [(complex(got.flat[i]), complex(expected.flat[i])) for i in indices]
+        inputs = (*self.xs, *self.g)
+        zs, eps = self.subject.zs, self.subject.eps
+        if way == REVERSE:
+            cases = [Case(0, leaf, int(i), *v) for i, v in zip(indices, values, strict=True)]
+            cts = [np.asarray(u)[None] for u in self.u]
+            findings = adjudicate(h, inputs, zs, cts, cases, eps)
+        else:
+            findings = self._along(h, leaf, indices, values, eps)
+        left = wrong.copy()
+        for finding, i in zip(findings, indices, strict=True):
+            if finding.verdict != "wrong":
+                left.reshape(-1)[i] = False
+        if not left.reshape(-1)[indices].any():
+            self.subject.notes.remarks.append(f"{len(indices)} elements at kinks of the derivative")
+            left[...] = False
+        return left
+
+    def _along(
+        self, h: Flat, leaf: int, indices: np.ndarray, values: list[Any], eps: float
+    ) -> list[Any]:
+        """Judge elements of H by its slopes along the directions."""
+        inputs, directions = (*self.xs, *self.g), (*self.v, *self.w)
+
+        def line(t: Arrays, zs: Arrays) -> Arrays:
+            moved = tuple(x + t[0] * d for x, d in zip(inputs, directions, strict=True))
+            return (jnp.take(h(moved, zs)[leaf].ravel(), jnp.asarray(indices)),)
+
+        cts = [np.eye(len(indices))]
+        cases = [Case(row, 0, 0, *value) for row, value in enumerate(values)]
+        return adjudicate(line, (jnp.zeros(()),), self.subject.zs, cts, cases, eps)
+
+
+_ADVICE = (
+    "  The first order is right. A stop_gradient on a residual, a residual that is no plain\n"
+    "  function of the inputs, or a custom rule inside fwd or bwd makes the second one wrong.\n"
+    "  A rule that is first-order only on purpose is checked with order=1."
+)

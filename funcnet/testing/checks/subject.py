@@ -1,0 +1,424 @@
+"""One rule at one set of arguments, and what every check needs to know about it.
+
+Two computations stand side by side: the *working* one, in the dtypes the arguments were given in
+and under the caller's own 64-bit setting, and the *wide* one in float64, where a formula can be
+told from its rounding. Each has the rule and its un-ruled twin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+from funcnet.testing.checks.traps import explain_exception
+from funcnet.testing.explain import Clues
+from funcnet.testing.numerics import cotangents, differences
+from funcnet.testing.numerics.compare import FORMULA_TOLERANCE, ULPS, largest
+from funcnet.testing.references import derivatives
+from funcnet.testing.references import twin as twins
+from funcnet.testing.references.adjudicate import Case, Finding, adjudicate
+from funcnet.testing.references.call import Arrays, Call, is_inexact, make_twin, twin_function
+from funcnet.testing.references.derivatives import Pullback
+from funcnet.testing.references.reference import Reference
+
+# Rows x numbers held at once: bounds the memory of a batch of pullbacks.
+BATCH_NUMBERS = 4_000_000
+
+
+# Numbers that are moved one by one where autodiff does not apply, and how close a rule must be.
+MOST_DIFFERENCES = 512
+DIFFERENCES_TOLERANCE = 1e-6
+_AUTODIFF: dict[str, Callable[..., Pullback]] = {
+    "reverse": derivatives.reverse,
+    "forward": derivatives.forward,
+}
+# Cotangents pulled back one by one when a rule refuses jit or vmap.
+FEW_ROWS = 14
+
+
+class Wrong(Exception):  # noqa: N818 - it is a verdict, and never leaves this package
+    """A check has failed; the message says why."""
+
+
+class Skipped(Exception):  # noqa: N818 - likewise
+    """A check does not apply; the message says why."""
+
+
+@contextlib.contextmanager
+def rule_errors(doing: str) -> Iterator[None]:
+    """Turn an exception raised by the rule into the failure of a check."""
+    try:
+        yield
+    except Exception as error:
+        raise Wrong(explain_exception(error, doing)) from error
+
+
+class RuleRows(NamedTuple):
+    """The rule's answers in the wide computation.
+
+    Attributes:
+        rows: which rows of the cotangents were pulled back.
+        outputs: fwd's floating-point outputs.
+        cotangents: for each argument an array (rows, *shape).
+        dtypes: the dtypes that the cotangents had.
+    """
+
+    rows: list[int]
+    outputs: list[np.ndarray]
+    cotangents: list[np.ndarray]
+    dtypes: list[Any]
+
+    @classmethod
+    def make(cls, rows: Iterable[int], outputs: Arrays, cotangents: Arrays) -> RuleRows:
+        """The answers as NumPy arrays, with the dtypes they had."""
+        dtypes = [ct.dtype for ct in cotangents]
+        return cls(list(rows), derivatives.host(outputs), derivatives.host(cotangents), dtypes)
+
+
+class ForwardTypes(NamedTuple):
+    """The types of what fwd returns.
+
+    Attributes:
+        structure: the structure of fwd's output.
+        leaves: the shape and dtype of each of its leaves.
+    """
+
+    structure: Any
+    leaves: list[tuple[tuple[int, ...], Any]]
+
+
+@dataclasses.dataclass
+class Notes:
+    """What checks leave for the report, and for later checks.
+
+    Attributes:
+        warnings: what the running check warns of.
+        remarks: what it says when it passes.
+        findings: elements at which rule and autodiff differ for a good reason.
+        excused: for each argument, where its elements are.
+    """
+
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    excused: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+class Subject:
+    """A rule at one set of arguments.
+
+    Args:
+        call: the function and its arguments.
+        reference: what to expect instead of the twin's derivative, or None.
+        rng: where random cotangents come from.
+        label: what a report calls these arguments; empty for the first ones.
+    """
+
+    def __init__(
+        self, call: Call, reference: Reference | None, rng: np.random.Generator, label: str = ""
+    ):
+        self.call, self.reference, self.rng, self.label = call, reference, rng, label
+        self.xs, self.zs = call.xs, call.zs
+        self.notes = Notes()
+        self.undecorated = call.undecorated()
+        self.output_tree = call.output_shapes(self.undecorated)
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.output_tree)
+        self.outputs = [leaf for _, leaf in leaves if is_inexact(leaf)]
+        self.output_names = ["output" + keystr(path) for path, leaf in leaves if is_inexact(leaf)]
+        self.working_twin = make_twin(call, self.undecorated, self.xs, self.zs)
+        self.wide_twin, self.xs64 = self._widen()
+        self.narrow = twins.narrowest_float(self.wide_twin) if self.is_wide else None
+        self.cts = cotangents.make_cotangents(rng, self.outputs, self.output_names, self._limit())
+
+    def _widen(self) -> tuple[Any, Arrays]:
+        """The twin traced in float64, or the working one where the function refuses float64."""
+        with jax.enable_x64(True):
+            xs64 = derivatives.widened(self.xs)
+            try:
+                return make_twin(self.call, self.undecorated, xs64, self.zs), xs64
+            except Exception as error:
+                self.notes.warnings.append(
+                    "the function does not accept float64, so that formula and rounding cannot be "
+                    f"told apart: {first_line(f'{type(error).__name__}: {error}')}"
+                )
+        return self.working_twin, self.xs
+
+    def _limit(self) -> int:
+        """How many one-hot cotangents there is room for."""
+        size = sum(x.size for x in self.xs) + sum(int(np.prod(o.shape)) for o in self.outputs)
+        return int(np.clip(BATCH_NUMBERS // max(size, 1) - 6, 0, cotangents.ONE_HOT_LIMIT))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the function accepts float64."""
+        return self.wide_twin is not self.working_twin
+
+    @contextlib.contextmanager
+    def wide(self) -> Iterator[None]:
+        """64-bit types on, where the function accepts them."""
+        with jax.enable_x64(True) if self.is_wide else contextlib.nullcontext():
+            yield
+
+    # What is expected.
+
+    @property
+    def source(self) -> str:
+        """Where expected values come from, in words."""
+        if self.reference is not None:
+            return self.reference.source
+        precision = "float64" if self.is_wide else "the working dtype"
+        if self.mode == "differences":
+            return f"finite differences of the undecorated function, in {precision}"
+        mode = " (in forward mode)" if self.mode == "forward" else ""
+        return f"JAX's autodiff{mode} of the undecorated function, in {precision}"
+
+    @functools.cached_property
+    def mode(self) -> str:
+        """How the twin is differentiated: "reverse", "forward", or else by "differences"."""
+        f = twin_function(self.wide_twin)
+        with self.wide():
+            cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
+            for mode, pullback in _AUTODIFF.items():
+                with contextlib.suppress(Exception):
+                    jax.eval_shape(pullback(f), self.xs64, self.zs, cts)
+                    return mode
+        return "differences"
+
+    @functools.cached_property
+    def wide_outputs(self) -> list[Any]:
+        """Shapes and dtypes of the floating-point outputs of the wide computation."""
+        return list(self.wide_twin.out_avals)
+
+    def pullback_of(self, twin: Any) -> Pullback:
+        """The pullback that the rule has to equal: the reference's, or this twin's."""
+        if self.reference is not None:
+            expected = self.reference.pullback(self.call)
+            outputs = twin_function(twin)
+            return lambda xs, zs, ct: (outputs(xs, zs), expected(xs, zs, ct)[1])
+        return _AUTODIFF[self.mode](twin_function(twin))
+
+    @functools.cached_property
+    def _expected_rows(self) -> Callable[..., tuple[Arrays, Arrays]]:
+        return derivatives.rows(self.pullback_of(self.wide_twin))
+
+    def expected_at(self, xs64: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs, and the expected cotangents of every row, at these inputs."""
+        with self.wide():
+            if self.mode == "differences" and self.reference is None:
+                return self._by_differences(xs64)
+            cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
+            out, found = self._expected_rows(xs64, self.zs, cts)
+            return derivatives.host(out), derivatives.host(found)
+
+    def _by_differences(self, xs64: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs and every row's cotangents by finite differences, for want of autodiff."""
+        f = twin_function(self.wide_twin)
+        coordinates = [
+            coordinate
+            for leaf, x in enumerate(xs64)
+            for coordinate in differences.coordinates_of(leaf, range(x.size), x)
+        ]
+        if len(coordinates) > MOST_DIFFERENCES:
+            raise ValueError(
+                f"JAX cannot differentiate {self.call.fn!r} without its rule, and finite "
+                f"differences of more than {MOST_DIFFERENCES} numbers take too long: check it on "
+                "smaller arguments"
+            )
+        cts = differences.contracted(f, self.zs, self.cts.arrays)
+        found = differences.slopes(cts, xs64, coordinates, self.eps)
+        rows = [np.zeros((len(self.cts.rows), x.size), np.asarray(x).dtype) for x in xs64]
+        for i, (leaf, index, imaginary) in enumerate(coordinates):
+            rows[leaf][:, index] += found.central[i] * (-1j if imaginary else 1)
+        shaped = [row.reshape(len(row), *x.shape) for row, x in zip(rows, xs64, strict=True)]
+        return derivatives.host(f(xs64, self.zs)), shaped
+
+    @functools.cached_property
+    def expected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs, and the expected cotangents of every row, at the arguments."""
+        return self.expected_at(self.xs64)
+
+    @functools.cached_property
+    def scales(self) -> list[float]:
+        """Each argument's largest expected magnitude over the dense and the one-hot rows."""
+        rows = self.cts.where("dense", "one-hot")
+        return [largest(e[rows]) for e in self.expected[1]]
+
+    @functools.cached_property
+    def naturals(self) -> list[float]:
+        """Each argument's |g| |f| / |x|: the size of what cancels where the answer is zero."""
+        top = max((largest(out) for out in self.expected[0]), default=0.0)
+        g = max((largest(array[:2]) for array in self.cts.arrays), default=0.0)
+        return [g * top / (largest(x) or 1.0) for x in derivatives.host(self.xs)]
+
+    @functools.cached_property
+    def formula_tolerance(self) -> float:
+        """The relative tolerance of the wide computation."""
+        if self.mode == "differences" and self.reference is None:
+            return DIFFERENCES_TOLERANCE
+        if self.is_wide and self.narrow is None:
+            return FORMULA_TOLERANCE
+        dtypes = [self.narrow] if self.narrow is not None else [x.dtype for x in self.xs]
+        return ULPS * max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+
+    # What the rule answers.
+
+    @functools.cached_property
+    def rule_rows(self) -> RuleRows:
+        """The rule's outputs and cotangents in the wide computation.
+
+        Raises:
+            Wrong: the rule raises an exception.
+        """
+        return self.rule_rows_at(self.xs64)
+
+    def rule_rows_at(self, xs64: Arrays) -> RuleRows:
+        """The same at other inputs of the same types."""
+        with self.wide():
+            cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
+            return self._answers(xs64, cts, "differentiating in float64")
+
+    @functools.cached_property
+    def working_rows(self) -> RuleRows:
+        """The rule's outputs and cotangents for the two dense rows, in the working dtype.
+
+        Raises:
+            Wrong: the rule raises an exception.
+        """
+        return self.answers_at(self.xs)
+
+    def answers_at(self, xs: Arrays) -> RuleRows:
+        """The same at other inputs of the same types."""
+        cts = derivatives.cast([g[:2] for g in self.cts.arrays], self.outputs)
+        return self._answers(xs, cts, "differentiating the function")
+
+    @functools.cached_property
+    def _compiled_rule(self) -> Callable[..., tuple[Arrays, Arrays]]:
+        return derivatives.rows(derivatives.reverse(self.call.function()), strict=True)
+
+    def _answers(self, xs: Arrays, cts: Arrays, doing: str) -> RuleRows:
+        try:
+            return RuleRows.make(range(len(cts[0])), *self._compiled_rule(xs, self.zs, cts))
+        except Exception:
+            # A rule may refuse jit or vmap, which later checks report, and still be right.
+            few = tuple(ct[:FEW_ROWS] for ct in cts)
+            one_by_one = derivatives.rows_one_by_one(derivatives.reverse(self.call.function()))
+            with rule_errors(doing):
+                return RuleRows.make(range(len(few[0])), *one_by_one(xs, self.zs, few))
+
+    @functools.cached_property
+    def forward_types(self) -> ForwardTypes:
+        """The structure, shapes and dtypes of fwd's output, as differentiation finds it.
+
+        Raises:
+            Wrong: the rule raises an exception.
+        """
+        call, seen = self.call, []
+
+        def outputs(*xs: Any) -> Arrays:
+            out = call.fn(*call.arguments(xs, self.zs))
+            leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(out)]
+            types = [(leaf.shape, leaf.dtype) for leaf in leaves]
+            seen.append(ForwardTypes(jax.tree.structure(out), types))
+            return tuple(leaf for leaf in leaves if is_inexact(leaf))
+
+        try:
+            jax.eval_shape(lambda xs: jax.vjp(outputs, *xs)[0], self.xs)
+        except Exception:
+            with rule_errors("differentiating the function, which runs fwd,"):
+                jax.vjp(outputs, *self.xs)
+        return seen[-1]
+
+    @functools.cached_property
+    def working_expected(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The twin's, or the reference's, outputs and cotangents in the working dtype."""
+        return self.working_expected_at(self.xs)
+
+    @functools.cached_property
+    def _compiled_working_twin(self) -> Callable[..., tuple[Arrays, Arrays]]:
+        return derivatives.rows(self.pullback_of(self.working_twin), strict=True)
+
+    def working_expected_at(self, xs: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The same at other inputs of the same types."""
+        if self.mode == "differences" and self.reference is None:
+            return self.expected
+        cts = derivatives.cast([g[:2] for g in self.cts.arrays], self.outputs)
+        out, found = self._compiled_working_twin(xs, self.zs, cts)
+        return derivatives.host(out), derivatives.host(found)
+
+    def working_row(self, row: int) -> Arrays:
+        """A row's cotangent in the outputs' dtypes."""
+        return derivatives.cast([g[row] for g in self.cts.arrays], self.outputs)
+
+    @functools.cached_property
+    def ulp(self) -> float:
+        """One unit in the last place of the narrowest dtype that the working twin computes in."""
+        dtypes = [x.dtype for x in (*self.xs, *self.outputs)]
+        narrow = twins.narrowest_float(self.working_twin)
+        return max(float(jnp.finfo(d).eps) for d in (*dtypes, *([narrow] if narrow else [])))
+
+    def excused(self, leaf: int) -> np.ndarray:
+        """Where rule and expectation may differ: at kinks, and where autodiff is at fault."""
+        if not self.notes.findings:
+            return np.zeros(self.xs[leaf].shape, bool)
+        return self.notes.excused[leaf]
+
+    @property
+    def can_judge_by_slopes(self) -> bool:
+        """Whether finite differences say anything: not of a pullback given by the user."""
+        return self.is_wide and not (self.reference is not None and self.reference.is_pullback)
+
+    @property
+    def differentiated(self) -> Callable[[Arrays, Arrays], Arrays]:
+        """The function whose derivative is expected: the twin, or the reference."""
+        if self.reference is not None:
+            return self.call.function(self.reference.fn)
+        return twin_function(self.wide_twin)
+
+    @property
+    def eps(self) -> float:
+        """The rounding error of one wide evaluation."""
+        return float(jnp.finfo(self.narrow or np.float64).eps)
+
+    def judge(self, cases: Sequence[Case]) -> list[Finding]:
+        """Let finite differences decide on elements where rule and autodiff differ."""
+        with self.wide():
+            f = self.differentiated
+            return adjudicate(f, self.xs64, self.zs, self.cts.arrays, cases, self.eps)
+
+    # Remarks.
+
+    def value(self, leaf: int, index: int) -> complex:
+        """An element of an argument."""
+        return derivatives.host([self.xs[leaf]])[0].reshape(-1)[index]
+
+    def clues(self, row: int, second: np.ndarray | None) -> Clues:
+        """What helps to guess the cause of a wrong answer for a row."""
+        names = self.call.names
+        sizes: dict[str, int] = {}
+        for name, x in zip(names, self.xs, strict=True):
+            sizes |= {f"the size of axis {i} of {name}": n for i, n in enumerate(x.shape)}
+            sizes[f"the number of elements of {name}"] = int(x.size)
+        sizes |= {
+            f"the number of elements of {n}": int(np.prod(o.shape))
+            for n, o in zip(self.output_names, self.outputs, strict=True)
+        }
+        return Clues(
+            dict(zip(names, derivatives.host(self.xs), strict=True)),
+            {n: e[row] for n, e in zip(names, self.expected[1], strict=True)},
+            second,
+            sizes,
+        )
+
+
+def first_line(text: str, limit: int = 300) -> str:
+    """The first line of an exception's text, cut at `limit` characters."""
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""Numbers behind the checks: cotangents, finite differences, tolerances."""

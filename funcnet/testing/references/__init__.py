@@ -1,0 +1,1 @@
+"""What a rule is held to: its twin without rules, a given reference, and who decides."""

@@ -1,0 +1,150 @@
+"""The un-ruled twin: the same function with every hand-written backward pass erased.
+
+A `jax.custom_vjp` is one equation of a jaxpr which holds the undecorated function. Replacing the
+equation by what it holds, wherever it stands (in jit, scan, while, cond, checkpoint), leaves a
+function with the same values whose derivative is JAX's own. That derivative is what a rule has to
+equal. `custom_jvp` functions are kept: `jax.nn.relu` is one, and its convention at 0 is JAX's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet._internal import compat
+
+# Equations that move or widen numbers without rounding them.
+_EXACT = {
+    *("broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "copy"),
+    *("slice", "dynamic_slice", "gather", "concatenate", "pad", "select_n"),
+    *("stop_gradient", "neg", "abs", "max", "min"),
+}
+
+
+def sub_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters, those in tuples included."""
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if compat.is_jaxpr(item):
+                yield item
+
+
+def holds_rule(jaxpr: Any) -> bool:
+    """Whether a `jax.custom_vjp` is called anywhere in a jaxpr."""
+    return any(
+        equation.primitive.name in compat.RULE_PRIMITIVES
+        or any(holds_rule(inner) for inner in sub_jaxprs(equation.params))
+        for equation in compat.open_jaxpr(jaxpr).eqns
+    )
+
+
+def erase_rules(jaxpr: Any) -> Any:
+    """A jaxpr, open or closed, with every call of a rule replaced by the function it rules."""
+    inner = compat.open_jaxpr(jaxpr)
+    names: dict[Any, Any] = {}
+    equations = []
+    for equation in inner.eqns:
+        equation = equation.replace(invars=[_renamed(names, atom) for atom in equation.invars])
+        if equation.primitive.name in compat.RULE_PRIMITIVES:
+            equations += _inlined(equation, names)
+        else:
+            equations.append(equation.replace(params=_erased_params(equation.params)))
+    outvars = [_renamed(names, atom) for atom in inner.outvars]
+    return compat.with_open_jaxpr(jaxpr, inner.replace(eqns=equations, outvars=outvars))
+
+
+def _renamed(names: dict[Any, Any], atom: Any) -> Any:
+    return atom if compat.is_literal(atom) else names.get(atom, atom)
+
+
+def _erased_params(params: dict[str, Any]) -> dict[str, Any]:
+    def erased(value: Any) -> Any:
+        if compat.is_jaxpr(value):
+            return erase_rules(value) if holds_rule(value) else value
+        if isinstance(value, (tuple, list)) and any(compat.is_jaxpr(item) for item in value):
+            return type(value)(erased(item) for item in value)
+        return value
+
+    return {key: erased(value) for key, value in params.items()}
+
+
+def _inlined(equation: Any, names: dict[Any, Any]) -> list[Any]:
+    """The equations of a ruled function, with its results named as the call's were."""
+    closed = erase_rules(equation.params["call_jaxpr"])
+    body = compat.open_jaxpr(closed)
+    local = dict(zip(body.invars, equation.invars, strict=True))
+    for variable, value in zip(body.constvars, closed.consts, strict=True):
+        local[variable] = compat.literal(value, variable.aval)
+    inlined = []
+    for inner in body.eqns:
+        # New names: the same function may be called, and so inlined, twice.
+        local |= {variable: compat.fresh_variable(variable) for variable in inner.outvars}
+        inlined.append(
+            inner.replace(
+                invars=[_renamed(local, atom) for atom in inner.invars],
+                outvars=[local[variable] for variable in inner.outvars],
+            )
+        )
+    results = [_renamed(local, atom) for atom in body.outvars]
+    names |= dict(zip(equation.outvars, results, strict=True))
+    return inlined
+
+
+def as_function(closed: Any) -> Callable[..., list[Any]]:
+    """A closed jaxpr as a Python function of its flat inputs."""
+    return jax.extend.core.jaxpr_as_fun(closed)
+
+
+def rule_calls(closed: Any) -> Iterator[tuple[str, Any]]:
+    """Every call of a rule in a jaxpr, as (name, a closed jaxpr of that call alone)."""
+    jaxpr = compat.open_jaxpr(closed)
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in compat.RULE_PRIMITIVES:
+            variables = [atom for atom in equation.invars if not compat.is_literal(atom)]
+            results = [compat.fresh_variable(variable) for variable in equation.outvars]
+            alone = jaxpr.replace(
+                constvars=[],
+                invars=list(dict.fromkeys(variables)),
+                outvars=results,
+                eqns=[equation.replace(outvars=results)],
+            )
+            name = compat.open_jaxpr(equation.params["call_jaxpr"]).debug_info.func_name
+            yield name, compat.closed_jaxpr(alone)
+        else:
+            for inner in sub_jaxprs(equation.params):
+                yield from rule_calls(inner)
+
+
+def narrowest_float(closed: Any, tainted: Sequence[bool] | None = None) -> np.dtype | None:
+    """The narrowest float below 64 bits in which a jaxpr rounds something that its inputs move.
+
+    A constant in float32, or a mask cast to float32, rounds nothing and does not count.
+    """
+    jaxpr = compat.open_jaxpr(closed)
+    marks = [True] * len(jaxpr.invars) if tainted is None else tainted
+    moved = {v for v, mark in zip(jaxpr.invars, marks, strict=True) if mark and _is_float(v.aval)}
+    found: list[np.dtype] = []
+    for equation in jaxpr.eqns:
+        inputs = [not compat.is_literal(atom) and atom in moved for atom in equation.invars]
+        if not any(inputs):
+            continue
+        inner = [narrowest_float(sub) for sub in sub_jaxprs(equation.params)]
+        found += [dtype for dtype in inner if dtype is not None]
+        floats = [variable for variable in equation.outvars if _is_float(variable.aval)]
+        moved |= set(floats)
+        if equation.primitive.name not in _EXACT:
+            found += [v.aval.dtype for v in floats if _real_bits(v.aval.dtype) < 64]
+    return min(found, key=lambda dtype: -float(jnp.finfo(dtype).eps), default=None)
+
+
+def _is_float(aval: Any) -> bool:
+    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def _real_bits(dtype: Any) -> int:
+    return jnp.finfo(dtype).bits
