@@ -33,7 +33,7 @@ from jax import Array
 from funcnet.errors import ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
-from funcnet.ops._fence import eigen_multiplies, fence, product
+from funcnet.ops.kernels.fence import eigen_multiplies, fence, product
 
 
 def _linear(x: Array, weight: Array, bias: Array | None = None) -> Array:

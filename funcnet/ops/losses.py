@@ -62,7 +62,7 @@ from funcnet.ops._cotangents import like
 from funcnet.ops._indices import as_int32
 from funcnet.ops._labels import inf_if_none, is_labels, kept, known, require_target
 from funcnet.ops._reductions import Reduction, reduced, require_reduction, spread
-from funcnet.ops._sums import sums
+from funcnet.ops.kernels.sums import sums
 
 
 def _mse_loss(prediction: Array, target: Array, reduction: Reduction = "mean") -> Array:

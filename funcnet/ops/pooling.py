@@ -55,7 +55,6 @@ from jax import Array, lax
 from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import ConfigError
 from funcnet.ops._checks import require_floating
-from funcnet.ops._fence import fence
 from funcnet.ops._windows import (
     Pair,
     Size,
@@ -65,6 +64,7 @@ from funcnet.ops._windows import (
     require_pair,
     taps,
 )
+from funcnet.ops.kernels.fence import fence
 
 
 def _max_pool2d(x: Array, windows: Windows) -> Array:

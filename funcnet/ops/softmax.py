@@ -36,7 +36,7 @@ from funcnet.errors import ConfigError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
-from funcnet.ops._sums import sums
+from funcnet.ops.kernels.sums import sums
 
 
 def _softmax(x: Array, dim: int = -1) -> Array:
