@@ -47,6 +47,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Float
 
 from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import ConfigError
@@ -68,12 +69,18 @@ from funcnet.ops.kernels.pooling import avg_in_tiles, max_in_tiles
 
 
 def _max_pool2d(x: Array, windows: Windows) -> Array:
-    return reduce(jnp.maximum, (tap for _, tap in _padded(x, windows)))
+    return reduce(jnp.maximum, _padded(x, windows))
 
 
 def _max_pool2d_fwd(x, windows):
-    y = _max_pool2d(x, windows)
-    return y, _winner(x, y, windows)
+    dtype = jnp.uint8 if count(windows) <= 256 else jnp.int32
+    y, *others = _padded(x, windows)
+    # Where nothing is larger than -inf the padding is equal to it, but never wins.
+    T = jnp.broadcast_to(per_window(_first_inside(windows), y), y.shape).astype(dtype)
+    for t, tap in enumerate(others, 1):
+        T = jnp.where((tap > y) | jnp.isnan(tap), jnp.asarray(t, dtype), T)
+        y = jnp.maximum(y, tap)
+    return y, T  # (..., H', W', C) each
 
 
 def _max_pool2d_bwd(windows, T, dY):
@@ -88,14 +95,16 @@ _max_rule = rule(
 
 
 def max_pool2d(
-    x: Array,
+    x: Float[Array, "... height width channels"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Array:
+) -> Float[Array, "... out_height out_width channels"]:
     """Largest entry of each window of an image, as PyTorch defines it, the channels last.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -140,15 +149,17 @@ _avg_rule = rule(
 
 
 def avg_pool2d(
-    x: Array,
+    x: Float[Array, "... height width channels"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Array:
+) -> Float[Array, "... out_height out_width channels"]:
     """Mean of each window of an image, as PyTorch defines it, the channels last.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -198,8 +209,13 @@ _adaptive_rule = rule(
 )
 
 
-def adaptive_avg_pool2d(x: Array, output_size: int | tuple[int | None, int | None]) -> Array:
+def adaptive_avg_pool2d(
+    x: Float[Array, "... height width channels"],
+    output_size: int | tuple[int | None, int | None],
+) -> Float[Array, "... rows columns channels"]:
     """Means over windows that cover an image of any size evenly, as PyTorch defines it.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -219,21 +235,9 @@ def adaptive_avg_pool2d(x: Array, output_size: int | tuple[int | None, int | Non
     return _adaptive_rule(x, (height, width), output)
 
 
-def _winner(x, y, windows):
-    """T, the tap that wins in each window: (..., H', W', C)."""
-    dtype = jnp.uint8 if count(windows) <= 256 else jnp.int32
-    numbered = [(jnp.asarray(t, dtype), tap) for t, (_, tap) in enumerate(_padded(x, windows))]
-    # Where nothing is larger than -inf the padding is equal to it, but never wins.
-    T = jnp.broadcast_to(per_window(_first_inside(windows), y), y.shape).astype(dtype)
-    for t, tap in reversed(numbered):  # the first of several largest
-        T = jnp.where((tap == y) & (y > -jnp.inf), t, T)
-    for t, tap in numbered:  # the last of several NaNs
-        T = jnp.where(jnp.isnan(tap), t, T)
-    return T
-
-
 def _padded(x, windows):
-    return taps(x, windows, fill=-jnp.inf)
+    """X_t of the taps in turn, (..., H', W', C) each."""
+    return (tap for _, tap in taps(x, windows, fill=-jnp.inf))
 
 
 def _first_inside(windows):
