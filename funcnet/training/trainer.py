@@ -30,7 +30,8 @@ from funcnet._internal.checks import (
 )
 from funcnet.data import arrays, shuffle
 from funcnet.errors import ConfigError, DtypeError, ParamsError, ShapeError
-from funcnet.layers import Module, Params, State, as_pair, require_module
+from funcnet.layers import Module, Params, State
+from funcnet.layers.module import as_pair, require_module
 
 Data = tuple[Any, Any]
 
