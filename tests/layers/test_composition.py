@@ -295,7 +295,7 @@ def test_no_two_calls_meet_in_a_key():
 
     @dataclasses.dataclass(frozen=True)
     class Spy(fn.Module):
-        def apply(self, params, state, x, *, key=None, train=False):
+        def apply(self, params, state, x, *, key: Any = None, train=False):
             drawn.append(tuple(np.asarray(jax.random.key_data(key))))
             return x, state
 
