@@ -11,11 +11,16 @@ from jax.core import Tracer
 from funcnet import ops
 from funcnet._internal.checks import require_arrays, require_bool, require_int, require_number
 from funcnet.errors import ConfigError, DataError
-from funcnet.ops._labels import is_labels, kept
-from funcnet.ops._reductions import REDUCTIONS, Reduction, require_reduction
-from funcnet.ops.distances import require_delta
-from funcnet.ops.likelihoods import KLReduction
-from funcnet.ops.losses import require_label_smoothing
+from funcnet.ops.losses.classification import require_label_smoothing
+from funcnet.ops.losses.divergence import KLReduction
+from funcnet.ops.losses.reduction import (
+    REDUCTIONS,
+    Reduction,
+    counted,
+    is_labels,
+    require_reduction,
+)
+from funcnet.ops.losses.regression import require_delta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +94,7 @@ class CrossEntropyLoss:
 
         The mean over none is NaN, so that training leaves a batch without any out of its average.
         """
-        return kept(target, self.ignore_index) if is_labels(target) else None
+        return counted(target, self.ignore_index) if is_labels(target) else None
 
     def check_labels(self, target: Any, classes: int) -> None:
         """Raise DataError where an integer target has a value that is no class."""
@@ -137,7 +142,7 @@ class NLLLoss:
 
     def counted(self, target: Array) -> Array:
         """Which labels (...) count in the mean, as `CrossEntropyLoss.counted` says."""
-        return kept(target, self.ignore_index)
+        return counted(target, self.ignore_index)
 
     def check_labels(self, target: Any, classes: int) -> None:
         """Raise DataError where the target has a value that is no class."""
