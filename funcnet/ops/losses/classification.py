@@ -133,8 +133,8 @@ def _cross_entropy_fwd(logits, target, weight, ignore_index, reduction, label_sm
     r = jnp.log(total)
     S = z - m - r  # (..., C)
     T = smoothed(distribution(target, classes, S.dtype), label_smoothing)
-    losses = -_product(_row(weight, S) * T, S).sum(axis=-1)  # (..., C) -> (...)
-    losses = masked(losses, target, classes, ignore_index)
+    Q = masked(_row(weight, S) * T, target, classes, ignore_index)  # (..., C)
+    losses = -_product(Q, S).sum(axis=-1)  # (..., C) -> (...)
     D = divisor(target, weight, ignore_index, S.dtype)
     loss = reduced(losses, reduction, D)
     needs_S = weight is not None or not is_labels(target)
@@ -148,9 +148,10 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
     classes, dL = p.shape[-1], dL.astype(p.dtype)
     w = _row(weight, p)
     T = smoothed(distribution(target, classes, p.dtype), label_smoothing)
-    # loss = reduced(masked(losses))
-    dl = masked(spread(dL, reduction, D), target, classes, ignore_index)[..., None]  # (..., 1)
-    # losses = -product(Q, S).sum(axis=-1), Q = w * T, S = logits - log Σ exp(logits)
+    # loss = reduced(losses), of the examples that Q = masked(w * T) leaves
+    dl = masked(spread(dL, reduction, D), target, classes, ignore_index)
+    dl = jnp.broadcast_to(dl, p.shape[:-1])[..., None]  # (..., 1)
+    # losses = -product(Q, S).sum(axis=-1), S = logits - log Σ exp(logits)
     dZ = like(dl * (p * _total(target, weight, label_smoothing, w * T) - w * T), like_logits)
     if kept_for_S is None:  # labels, and no weight to have a cotangent
         return dZ, None, None

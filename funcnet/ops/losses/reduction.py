@@ -32,13 +32,13 @@ each by its share a_n, the weight w_c of its class c = y_n, or 1 where there are
 
 A label is one of three kinds, and the loss of its example is
 
+    known     a class, and
     ignored   equal to ignore_index: the constant 0. Nothing reaches it: dl_n = 0, da_n = 0.
-    known     a class.
     unknown   neither: NaN, so that no other class is learned for it; dl_n and da_n are NaN too.
 
-`masked` says so of the losses, and again of their cotangents: where it replaces l_n by a constant,
-it replaces dl_n by 0, or by NaN. With all labels ignored, D is 0 and the mean 0 / 0, NaN; yet every
-dl_n is 0: nothing is learned. Where labels count, but all have weight 0, dL / 0 is infinite.
+`masked` says so of what makes the losses, and again of their cotangents: where it makes l_n a
+constant, it makes dl_n 0, or NaN. With all labels ignored, D is 0 and the mean 0 / 0, NaN; yet
+every dl_n is 0: nothing is learned. Where labels count, but all have weight 0, dL / 0 is infinite.
 PyTorch does the same in each case, but refuses unknown labels.
 """
 
@@ -99,14 +99,20 @@ def divisor(
 
 
 def masked(values: Array, target: Array, classes: int, ignore_index: int) -> Array:
-    """A number () or (...) for each example, (...): 0 for an ignored label, NaN for an unknown one.
+    """What belongs to each example, but 0 for an ignored label and NaN for an unknown one.
 
-    Probabilities keep theirs.
+    Args:
+        values: () for all, (...), or (..., C).
+        target: integer labels (...); probabilities (..., C) all keep their values.
+        classes: C.
+        ignore_index: the label that is ignored.
     """
     if not is_labels(target):
-        return jnp.broadcast_to(values, target.shape[:-1])
-    values = jnp.where(known(target, classes), values, jnp.nan)
-    return jnp.where(counted(target, ignore_index), values, 0)
+        return values
+    is_known, counts = known(target, classes), counted(target, ignore_index)
+    if values.ndim > target.ndim:
+        is_known, counts = is_known[..., None], counts[..., None]
+    return jnp.where(counts, jnp.where(is_known, values, jnp.nan), 0)
 
 
 def is_labels(target: Array) -> bool:
