@@ -14,7 +14,7 @@ import numpy as np
 
 import funcnet as fn
 from experiments.runner import Options
-from funcnet.training.trainer import epoch_order
+from funcnet.training.step import epoch_order
 
 try:
     import torch

@@ -27,6 +27,7 @@ from funcnet.layers import (
     LeakyReLU,
     Linear,
     LogSoftmax,
+    Loss,
     MaxPool2d,
     Module,
     MSELoss,
@@ -44,9 +45,13 @@ from funcnet.layers import (
     Tanh,
 )
 from funcnet.layers.tracing import backward
-from funcnet.training.fit import FitResult, fit
+from funcnet.training import callbacks
+from funcnet.training.fit import fit
+from funcnet.training.history import History
+from funcnet.training.result import FitResult
 from funcnet.training.seeds import map_seeds
-from funcnet.training.trainer import Trainer, TrainState
+from funcnet.training.state import TrainState
+from funcnet.training.trainer import Trainer
 
 __all__ = [
     "ELU",
@@ -65,6 +70,7 @@ __all__ = [
     "FitResult",
     "Flatten",
     "GroupNorm",
+    "History",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
@@ -72,6 +78,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "Loss",
     "MSELoss",
     "MaxPool2d",
     "Module",
@@ -90,6 +97,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "backward",
+    "callbacks",
     "checkpoint",
     "debugging",
     "fit",

@@ -1,7 +1,7 @@
 """Losses: frozen dataclasses that hold options, called as loss(prediction, target)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +17,70 @@ from funcnet.ops.losses.reduction import (
     REDUCTIONS,
     Reduction,
     counted,
+    divisor,
     is_labels,
     require_reduction,
 )
 from funcnet.ops.losses.regression import require_delta
 
+Classification = Literal["labels", "answers"]
+
+
+class Loss:
+    """The base of every loss; subclass it, as a frozen dataclass, for a loss of your own.
+
+    Override `__call__`, and `divisor` where the mean divides by anything but the number of the
+    target's entries. The fields of the dataclass are options: hashable, no arrays.
+
+    Attributes:
+        classification: what kind of answer the prediction is. "labels": the class of the largest
+            output; "answers": yes where an output is above 0; None: no classification.
+        reduction: "mean", "sum" or "none"; a dataclass field where it can be chosen.
+    """
+
+    classification: ClassVar[Classification | None] = None
+    reduction: Any = "mean"
+
+    def __call__(self, prediction: Array, target: Array) -> Array:
+        """The loss of a batch, ().
+
+        Args:
+            prediction: the model's output.
+            target: what it should have been.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")
+
+    def divisor(self, target: Any) -> Array:
+        """What the loss of a batch with these targets was divided by, D, (), in float32 at least.
+
+        With D_b that of batch b and D that of a whole set, the loss over the set is
+        Σ_b loss_b D_b / D, whatever the batches: a mean's D adds up over batches, a sum's is 1. A
+        batch with D_b = 0, in which nothing counts, is left out.
+        """
+        return self._divisor_of(target.size)
+
+    def _divisor_of(self, count: Any) -> Array:
+        """`count` if this is a mean, else 1."""
+        return _wide(count if self.reduction == "mean" else 1)
+
+    def counted(self, target: Any) -> Array | None:
+        """Which labels (...) count in the mean; None where all do."""
+        return None
+
+    def check_labels(self, target: Any, classes: int) -> None:
+        """Raise DataError where the target has a value that this loss has no meaning for.
+
+        `fit` calls it once with all targets, since a compiled program cannot raise. Nothing,
+        unless a subclass says otherwise.
+
+        Args:
+            target: the targets.
+            classes: the size of the prediction's last axis.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
-class MSELoss:
+class MSELoss(Loss):
     """Mean of squared errors over all entries (`torch.nn.MSELoss`); no factor 1/2.
 
     Args:
@@ -46,7 +102,7 @@ class MSELoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropyLoss:
+class CrossEntropyLoss(Loss):
     """Cross entropy of logits and labels or probabilities (`torch.nn.CrossEntropyLoss`).
 
     Args:
@@ -60,6 +116,7 @@ class CrossEntropyLoss:
             sequence of finite numbers >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "labels"
     weight: tuple[float, ...] | None = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
@@ -89,11 +146,13 @@ class CrossEntropyLoss:
             self.check_labels(target, prediction.shape[-1])
         return loss
 
-    def counted(self, target: Array) -> Array | None:
-        """Which labels (...) count in the mean; None for probabilities, which all do.
+    def divisor(self, target: Array) -> Array:
+        """The weights of the labels that count; of probabilities, how many examples there are."""
+        weight = None if self.weight is None else jnp.asarray(self.weight)
+        return self._divisor_of(divisor(target, weight, self.ignore_index))
 
-        The mean over none is NaN, so that training leaves a batch without any out of its average.
-        """
+    def counted(self, target: Array) -> Array | None:
+        """Which labels (...) count in the mean; None for probabilities, which all do."""
         return counted(target, self.ignore_index) if is_labels(target) else None
 
     def check_labels(self, target: Any, classes: int) -> None:
@@ -103,7 +162,7 @@ class CrossEntropyLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class NLLLoss:
+class NLLLoss(Loss):
     """Negative log-likelihood of labels (`torch.nn.NLLLoss`): what follows a LogSoftmax.
 
     Args:
@@ -116,6 +175,7 @@ class NLLLoss:
             >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "labels"
     weight: tuple[float, ...] | None = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
@@ -140,8 +200,13 @@ class NLLLoss:
             self.check_labels(target, prediction.shape[-1])
         return loss
 
+    def divisor(self, target: Array) -> Array:
+        """The weights of the labels that count."""
+        weight = None if self.weight is None else jnp.asarray(self.weight)
+        return self._divisor_of(divisor(target, weight, self.ignore_index))
+
     def counted(self, target: Array) -> Array:
-        """Which labels (...) count in the mean, as `CrossEntropyLoss.counted` says."""
+        """Which labels (...) count in the mean."""
         return counted(target, self.ignore_index)
 
     def check_labels(self, target: Any, classes: int) -> None:
@@ -150,7 +215,7 @@ class NLLLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class BCEWithLogitsLoss:
+class BCEWithLogitsLoss(Loss):
     """Cross entropy of logits and answers, yes or no (`torch.nn.BCEWithLogitsLoss`).
 
     Args:
@@ -164,6 +229,7 @@ class BCEWithLogitsLoss:
         ConfigError: an unknown reduction, or weights that are not finite numbers >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "answers"
     weight: Any = None
     reduction: Reduction = "mean"
     pos_weight: Any = None
@@ -204,7 +270,7 @@ class BCEWithLogitsLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class L1Loss:
+class L1Loss(Loss):
     """Mean of absolute errors over all entries (`torch.nn.L1Loss`).
 
     Args:
@@ -226,7 +292,7 @@ class L1Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothL1Loss:
+class SmoothL1Loss(Loss):
     """Absolute errors, rounded off below beta (`torch.nn.SmoothL1Loss`).
 
     Args:
@@ -251,7 +317,7 @@ class SmoothL1Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class HuberLoss:
+class HuberLoss(Loss):
     """Half the squared errors, in a straight line beyond delta (`torch.nn.HuberLoss`).
 
     Args:
@@ -276,7 +342,7 @@ class HuberLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class KLDivLoss:
+class KLDivLoss(Loss):
     """Kullback and Leibler's divergence from targets to predictions (`torch.nn.KLDivLoss`).
 
     Args:
@@ -299,6 +365,17 @@ class KLDivLoss:
         """Loss of log-probabilities (...) and targets of one shape; see `ops.kl_div`."""
         require_arrays("kl_div", log_probabilities=prediction, target=target)
         return ops.kl_div(prediction, target, self.reduction, self.log_target)
+
+    def divisor(self, target: Array) -> Array:
+        """The number of entries, or with "batchmean" of examples."""
+        if self.reduction == "batchmean":
+            return _wide(len(target) if target.ndim else 1)
+        return super().divisor(target)
+
+
+def _wide(count: Any) -> Array:
+    """A count or a sum of weights, (), in float32 at least."""
+    return jnp.asarray(count, jnp.promote_types(jnp.result_type(count), jnp.float32))
 
 
 def _require_classes(loss: Any, target: Any, classes: int, ignore_index: int) -> None:

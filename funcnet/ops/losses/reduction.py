@@ -26,20 +26,20 @@ so that a cotangent of the smoothed target is one of T when multiplied by 1 - ε
 The examples that count.  D is the number of entries or examples; for labels those that count,
 each by its share a_n, the weight w_c of its class c = y_n, or 1 where there are no weights:
 
-    D = Σ_n a_n,    a_n = w at y_n, 0 where y_n is ignored
+    D = Σ_n a_n,    a_n = w at y_n, but 0 where y_n is ignored
 
     da_n = dD,      dw_c = Σ_n da_n over the n with y_n = c, besides what l_n gives
 
 A label is one of three kinds, and the loss of its example is
 
     known     a class, and
-    ignored   equal to ignore_index: the constant 0. Nothing reaches it: dl_n = 0, da_n = 0.
-    unknown   neither: NaN, so that no other class is learned for it; dl_n and da_n are NaN too.
+    ignored   equal to ignore_index: the constant 0, and a_n = 0. Nothing reaches it: dl_n = 0.
+    unknown   neither: NaN, so that no other class is learned for it; so are w at y_n and dl_n.
 
-`masked` says so of what makes the losses, and again of their cotangents: where it makes l_n a
-constant, it makes dl_n 0, or NaN. With all labels ignored, D is 0 and the mean 0 / 0, NaN; yet
-every dl_n is 0: nothing is learned. Where labels count, but all have weight 0, dL / 0 is infinite.
-PyTorch does the same in each case, but refuses unknown labels.
+`masked` says so of what makes the losses and shares, and again of their cotangents: what it makes
+a constant gets none, and what it makes NaN gets NaN. With all labels ignored, D is 0 and the mean
+0 / 0, NaN; yet every dl_n is 0: nothing is learned. Where labels count, but all have weight 0,
+dL / 0 is infinite. PyTorch does the same in each case, but refuses unknown labels.
 """
 
 from typing import Any, Literal
@@ -92,10 +92,10 @@ def divisor(
     """
     if not is_labels(target):
         return jnp.asarray(target[..., 0].size, dtype)
-    counts = counted(target, ignore_index)
     if weight is None:
-        return counts.sum(dtype=dtype)
-    return jnp.where(counts, weight_at(target, weight, dtype), 0).sum()
+        return jnp.asarray(counted(target, ignore_index)).sum(dtype=dtype)
+    shares = weight_at(target, weight, dtype)
+    return masked(shares, target, len(weight), ignore_index).sum()
 
 
 def masked(values: Array, target: Array, classes: int, ignore_index: int) -> Array:
