@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
+from funcnet import ops
 from funcnet.ops._rule import Form, rule, without_kernel
 from funcnet.testing import check_vjp
 
@@ -81,3 +82,18 @@ def test_the_kernel_runs_and_the_plain_form_stays():
     assert without_kernel(FAST)(jnp.array(1.0), 3.0) == 3
     assert jax.value_and_grad(lambda x: without_kernel(FAST)(x, 3.0))(1.0) == (3, 3)
     assert without_kernel(PLAIN) is PLAIN
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_help_of_every_op_shows_it_as_a_function_and_names_its_derivation(name):
+    function = getattr(ops, name)
+    assert function.__name__ == name
+    parameters = inspect.signature(function).parameters.values()
+    assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
+    text = pydoc.plain(pydoc.render_doc(function))
+    assert f"{name}(" in text
+    assert "Returns:" in text
+    module = inspect.getmodule(function)
+    assert module is not None
+    assert module.__name__.replace(".", "/") in text, "name the file with the derivation"
