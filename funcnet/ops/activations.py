@@ -121,6 +121,8 @@ def _by_slope(
 def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The positive part, `max(x, 0)`; NaN stays NaN. The gradient at 0 is 0.
 
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
+
     Args:
         x: (...), floating.
 
@@ -140,6 +142,8 @@ relu = _by_output(_relu, lambda y, dY: jnp.where(y <= 0, 0, dY))
 
 def _leaky_relu(x: Float[Array, "..."], negative_slope: float = 0.01) -> Float[Array, "..."]:
     """`x` where it is positive, else `negative_slope * x`. The slope at 0 is `negative_slope`.
+
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
 
     Args:
         x: (...), floating.
@@ -174,6 +178,8 @@ leaky_relu = rule(_leaky_relu, _leaky_relu_fwd, _leaky_relu_bwd, nondiff_argnums
 def _elu(x: Float[Array, "..."], alpha: float = 1.0) -> Float[Array, "..."]:
     """`x` where it is positive, else `alpha * (exp(x) - 1)` (Clevert et al., 2016, equation 15).
 
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
+
     Args:
         x: (...), floating.
         alpha: a static number. The slope at 0 is alpha.
@@ -204,6 +210,8 @@ def _softplus(
     x: Float[Array, "..."], beta: float = 1.0, threshold: float = 20.0
 ) -> Float[Array, "..."]:
     """A smooth relu, `log(1 + exp(beta * x)) / beta`; `x` where `beta * x > threshold`.
+
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
 
     Args:
         x: (...), floating.
@@ -239,6 +247,8 @@ softplus = _by_slope(_softplus, _softplus_and_slope)
 def _tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The hyperbolic tangent.
 
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
+
     Args:
         x: (...), floating.
 
@@ -259,6 +269,8 @@ tanh = _by_output(_tanh, lambda y, dY: dY * (1 - y) * (1 + y))
 def _sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The logistic function, `1 / (1 + exp(-x))`.
 
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
+
     Args:
         x: (...), floating.
 
@@ -278,6 +290,8 @@ sigmoid = _by_output(_sigmoid, lambda y, dY: dY * y * (1 - y))
 
 def _silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`x * sigmoid(x)`, also called swish.
+
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
 
     Args:
         x: (...), floating.
@@ -303,6 +317,8 @@ silu = _by_slope(_silu, _silu_and_slope)
 
 def _gelu(x: Float[Array, "..."], approximate: Approximation = "none") -> Float[Array, "..."]:
     """`x` times the probability that a standard normal variable is less than `x`.
+
+    The backward pass is derived in the docstring of funcnet/ops/activations.py.
 
     Args:
         x: (...), floating.

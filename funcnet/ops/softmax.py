@@ -44,6 +44,8 @@ from funcnet.ops.kernels.sums import sums
 def _softmax(x: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
     """Probabilities in proportion to `exp(x)` along an axis, on which they add up to 1.
 
+    The backward pass is derived in the docstring of funcnet/ops/softmax.py.
+
     Args:
         x: (...), floating, of at least one axis.
         dim: the axis (PyTorch's name for it); negative counts from the last.
@@ -75,6 +77,8 @@ softmax = rule(_softmax, _softmax_fwd, _softmax_bwd, nondiff_argnums=(1,))
 
 def _log_softmax(x: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
     """The logarithm of `softmax(x, dim)`, exact also where a probability underflows.
+
+    The backward pass is derived in the docstring of funcnet/ops/softmax.py.
 
     Args:
         x: (...), floating, of at least one axis.

@@ -103,6 +103,8 @@ def _cross_entropy(
 ) -> Float[Array, "..."]:
     """Cross entropy between the softmax of logits and a target, as PyTorch defines it.
 
+    The backward pass is derived in the docstring of funcnet/ops/losses/classification.py.
+
     Args:
         logits: (..., C), floating, unnormalised log-probabilities; classes last.
         target: integer labels (...), or floating class probabilities (..., C).
@@ -206,6 +208,8 @@ def _nll_loss(
 ) -> Float[Array, "..."]:
     """Negative log-likelihood of labels, as PyTorch defines it: what follows a `log_softmax`.
 
+    The backward pass is derived in the docstring of funcnet/ops/losses/classification.py.
+
     Args:
         log_probabilities: (..., C), floating; classes last.
         target: integer labels (...).
@@ -268,6 +272,8 @@ def _binary_cross_entropy_with_logits(
     pos_weight: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """Cross entropy between the sigmoid of logits and the probability of "yes", entry by entry.
+
+    The backward pass is derived in the docstring of funcnet/ops/losses/classification.py.
 
     Args:
         logits: (...), floating.

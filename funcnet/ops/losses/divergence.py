@@ -40,6 +40,8 @@ def _kl_div(
 ) -> Float[Array, "..."]:
     """Kullback and Leibler's divergence of a prediction from a target, entry by entry.
 
+    The backward pass is derived in the docstring of funcnet/ops/losses/divergence.py.
+
     Args:
         log_probabilities: (...), floating: the logarithm of what was predicted.
         target: the same shape, floating: probabilities, or their logarithms.

@@ -62,6 +62,8 @@ def _mse_loss(
 ) -> Float[Array, "..."]:
     """Squared error, `(prediction - target)**2`, reduced over all entries.
 
+    The backward pass is derived in the docstring of funcnet/ops/losses/regression.py.
+
     Args:
         prediction: (...), floating.
         target: prediction's shape, floating.
@@ -84,6 +86,8 @@ def _l1_loss(
     prediction: Float[Array, "..."], target: Float[Array, "..."], reduction: Reduction = "mean"
 ) -> Float[Array, "..."]:
     """Absolute error, `abs(prediction - target)`, reduced over all entries.
+
+    The backward pass is derived in the docstring of funcnet/ops/losses/regression.py.
 
     Args:
         prediction: (...), floating.
@@ -114,6 +118,8 @@ def _smooth_l1_loss(
     beta: float = 1.0,
 ) -> Float[Array, "..."]:
     """Squared error over `2 * beta` up to `beta`, from there on absolute error less `beta / 2`.
+
+    The backward pass is derived in the docstring of funcnet/ops/losses/regression.py.
 
     Args:
         prediction: (...), floating.
@@ -160,6 +166,8 @@ def _huber_loss(
     delta: float = 1.0,
 ) -> Float[Array, "..."]:
     """Half the squared error up to `delta`, from there on a line of slope `delta`.
+
+    The backward pass is derived in the docstring of funcnet/ops/losses/regression.py.
 
     Args:
         prediction: (...), floating.
