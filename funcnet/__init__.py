@@ -1,6 +1,6 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
-from funcnet import metrics, ops, testing
+from funcnet import errors, metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
@@ -14,6 +14,7 @@ from funcnet.layers import (
     BatchNorm1d,
     BatchNorm2d,
     BCEWithLogitsLoss,
+    Container,
     Conv2d,
     CrossEntropyLoss,
     Dropout,
@@ -62,6 +63,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CheckpointError",
+    "Container",
     "Conv2d",
     "CrossEntropyLoss",
     "DivergenceError",
@@ -100,6 +102,7 @@ __all__ = [
     "callbacks",
     "checkpoint",
     "debugging",
+    "errors",
     "fit",
     "interop",
     "load_params",

@@ -119,7 +119,7 @@ def _origin(trainer, run, x, y, key) -> str:
         return _LOSS
     if not _is_finite(seen.d_prediction):
         return "the loss's gradient"
-    for layer in reversed(seen.layers):
+    for layer in seen.layers_backward:
         if not _is_finite((layer.d_params, layer.d_input)):
             return f"the gradient of {layer.layer!r} (layer {layer.path})"
     return "the updated parameters or state"

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet.data import arrays
-from funcnet.layers import Loss, as_pair
+from funcnet.layers import Loss
+from funcnet.layers.module import as_pair
 from funcnet.training import metrics
 from funcnet.training.state import loss_dtype
 from funcnet.training.step import batch_loss

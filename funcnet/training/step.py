@@ -10,7 +10,7 @@ from jax import Array
 
 from funcnet.data import arrays, shuffle
 from funcnet.errors import DtypeError, ParamsError, ShapeError
-from funcnet.layers import as_pair
+from funcnet.layers.module import as_pair
 from funcnet.training.state import TrainState, loss_dtype, outline
 
 # No epoch's number: what a single step draws is not what an epoch draws.

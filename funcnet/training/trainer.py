@@ -30,7 +30,8 @@ from funcnet._internal.checks import (
 )
 from funcnet.data import arrays
 from funcnet.errors import ConfigError, DtypeError, ParamsError
-from funcnet.layers import Module, Params, State, as_pair, require_module
+from funcnet.layers import Module, Params, State
+from funcnet.layers.module import as_pair, require_module
 from funcnet.training import metrics
 from funcnet.training.evaluation import evaluate, mean_loss
 from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
