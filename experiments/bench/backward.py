@@ -22,7 +22,7 @@ import numpy as np
 import funcnet as fn
 from experiments.bench.measure import Candidate, DifferentError, interleave, size_for
 from experiments.bench.workloads import Network
-from funcnet.ops.linear import NARROW
+from funcnet.ops.kernels.thresholds import NARROW
 from funcnet.testing.references import twin
 
 SECONDS = 0.05

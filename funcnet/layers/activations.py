@@ -13,8 +13,7 @@ from funcnet.layers.module import (
     require_params,
     require_stateless,
 )
-from funcnet.ops.activations import require_beta
-from funcnet.ops.gates import Approximation, require_approximation
+from funcnet.ops.activations import Approximation, require_approximation, require_beta
 
 
 class Activation(Module):

@@ -11,11 +11,17 @@ from jax.core import Tracer
 from funcnet import ops
 from funcnet._internal.checks import require_arrays, require_bool, require_int, require_number
 from funcnet.errors import ConfigError, DataError
-from funcnet.ops._labels import is_labels, kept
-from funcnet.ops._reductions import REDUCTIONS, Reduction, require_reduction
-from funcnet.ops.distances import require_delta
-from funcnet.ops.likelihoods import KLReduction
-from funcnet.ops.losses import require_label_smoothing
+from funcnet.ops.losses.classification import require_label_smoothing
+from funcnet.ops.losses.divergence import KLReduction
+from funcnet.ops.losses.reduction import (
+    REDUCTIONS,
+    Reduction,
+    counted,
+    divisor,
+    is_labels,
+    require_reduction,
+)
+from funcnet.ops.losses.regression import require_delta
 
 Classification = Literal["labels", "answers"]
 
@@ -142,13 +148,12 @@ class CrossEntropyLoss(Loss):
 
     def divisor(self, target: Array) -> Array:
         """The weights of the labels that count; of probabilities, how many examples there are."""
-        if not is_labels(target):
-            return self._divisor_of(target[..., 0].size)
-        return self._divisor_of(_weights_that_count(target, self.weight, self.ignore_index))
+        weight = None if self.weight is None else jnp.asarray(self.weight)
+        return self._divisor_of(divisor(target, weight, self.ignore_index))
 
     def counted(self, target: Array) -> Array | None:
         """Which labels (...) count in the mean; None for probabilities, which all do."""
-        return kept(target, self.ignore_index) if is_labels(target) else None
+        return counted(target, self.ignore_index) if is_labels(target) else None
 
     def check_labels(self, target: Any, classes: int) -> None:
         """Raise DataError where an integer target has a value that is no class."""
@@ -197,11 +202,12 @@ class NLLLoss(Loss):
 
     def divisor(self, target: Array) -> Array:
         """The weights of the labels that count."""
-        return self._divisor_of(_weights_that_count(target, self.weight, self.ignore_index))
+        weight = None if self.weight is None else jnp.asarray(self.weight)
+        return self._divisor_of(divisor(target, weight, self.ignore_index))
 
     def counted(self, target: Array) -> Array:
         """Which labels (...) count in the mean."""
-        return kept(target, self.ignore_index)
+        return counted(target, self.ignore_index)
 
     def check_labels(self, target: Any, classes: int) -> None:
         """Raise DataError where the target has a value that is no class."""
@@ -370,17 +376,6 @@ class KLDivLoss(Loss):
 def _wide(count: Any) -> Array:
     """A count or a sum of weights, (), in float32 at least."""
     return jnp.asarray(count, jnp.promote_types(jnp.result_type(count), jnp.float32))
-
-
-def _weights_that_count(
-    labels: Array, weight: tuple[float, ...] | None, ignore_index: int
-) -> Array:
-    """Σ weight[label] over the labels not ignored, (); NaN where one is no class."""
-    counts = kept(jnp.asarray(labels), ignore_index)
-    if weight is None:
-        return counts.sum()
-    weights = jnp.take(jnp.asarray(weight), jnp.where(counts, labels, 0), mode="fill")
-    return jnp.where(counts, weights, 0).sum()
 
 
 def _require_classes(loss: Any, target: Any, classes: int, ignore_index: int) -> None:

@@ -1,15 +1,30 @@
 """Pure array functions with hand-derived backward passes, named as in `torch.nn.functional`."""
 
-from funcnet.ops.activations import elu, leaky_relu, relu, sigmoid, softplus, tanh
+from funcnet.ops.activations import (
+    elu,
+    gelu,
+    leaky_relu,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
 from funcnet.ops.concatenate import concatenate
 from funcnet.ops.conv import conv2d
-from funcnet.ops.distances import huber_loss, l1_loss, smooth_l1_loss
 from funcnet.ops.dropout import dropout
 from funcnet.ops.embedding import embedding
-from funcnet.ops.gates import gelu, silu
-from funcnet.ops.likelihoods import binary_cross_entropy_with_logits, kl_div, nll_loss
 from funcnet.ops.linear import linear
-from funcnet.ops.losses import cross_entropy, mse_loss
+from funcnet.ops.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
 from funcnet.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from funcnet.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from funcnet.ops.softmax import log_softmax, softmax

@@ -37,3 +37,26 @@ def require_held(name: str, value: float, dtype: Any) -> None:
     largest = float(jnp.finfo(dtype).max)
     if abs(value) > largest:
         raise ConfigError(f"{name} is {value:g}, expected at most {largest:g}, {dtype}'s largest")
+
+
+def require_linear(x: Any, weight: Any, bias: Any) -> None:
+    """Raise ShapeError or DtypeError unless these are arguments of linear."""
+    require_floating("linear", x=x, weight=weight)
+    if weight.ndim != 2:
+        raise ShapeError(
+            f"linear: weight has shape {weight.shape}, expected (out_features, in_features)"
+        )
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ShapeError(
+            f"linear: x has shape {x.shape} and weight {weight.shape}; expected the last axis of x "
+            f"to have weight.shape[1] = {weight.shape[1]} features (weight is stored as "
+            f"(out_features, in_features))"
+        )
+    if bias is None:
+        return
+    require_floating("linear", bias=bias)
+    if bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}, one entry a row "
+            f"of weight"
+        )

@@ -1,9 +1,11 @@
 """What convolution and pooling share: options for both axes of an image, windows, their sizes."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from funcnet._internal.checks import require_int
@@ -64,6 +66,82 @@ def taps(
     for i in range(windows.kernel[0]):
         for j in range(windows.kernel[1]):
             yield (i, j), padded[..., d * i : d * i + height : s, e * j : e * j + width : t, :]
+
+
+def merged(x: Array) -> Array:
+    """(..., H, W, C) -> (N, H, W, C)."""
+    return x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+
+
+def exchanged(kernel: Array, groups: int) -> Array:
+    """The two channel axes exchanged group by group, (O, C/G, k, k) -> (k, k, O/G, C)."""
+    out, inputs, *taps = kernel.shape
+    parts = kernel.reshape(groups, out // groups, inputs, *taps)
+    return parts.transpose(3, 4, 1, 0, 2).reshape(*taps, out // groups, groups * inputs)
+
+
+def spread_windows(windows: Windows) -> Windows:
+    """The windows of stride 1, laid on the spread dY, that make dX."""
+    rows, columns = (
+        (reach - before, n + before - size)
+        for n, reach, (before, _), size in zip(
+            windows.image, windows.reach, windows.padding, _spread_size(windows), strict=True
+        )
+    )
+    return windows._replace(stride=(1, 1), padding=(rows, columns))
+
+
+def kernel_padding(windows: Windows) -> list[Pair]:
+    """X's padding for dK; its end is cut off where no window reaches."""
+    sides = zip(windows.image, windows.padding, used(windows), strict=True)
+    return [(before, size - n - before) for n, (before, _), size in sides]
+
+
+def used(windows: Windows) -> list[int]:
+    """From the first window's first entry to the last one's last."""
+    return [n + r for n, r in zip(_spread_size(windows), windows.reach, strict=True)]
+
+
+def _spread_size(windows: Windows) -> list[int]:
+    """From the first window's first entry to the last window's: the size of the spread dY."""
+    return [s * (n - 1) + 1 for n, s in zip(windows.output, windows.stride, strict=True)]
+
+
+def divisors(like: Array, windows: Windows, divisor: bool | int) -> Array | int:
+    """What a mean divides by: D (H', W', 1) with as many axes as `like` has, or a number.
+
+    Args:
+        like: of the dtype of D.
+        windows: whose taps are counted.
+        divisor: the number, or whether D counts the padding.
+    """
+    if not isinstance(divisor, bool):
+        return divisor
+    counts = []
+    for n, k, s, (before, _), size in zip(
+        windows.image,
+        windows.kernel,
+        windows.stride,
+        windows.padding,
+        windows.output,
+        strict=True,
+    ):
+        start = s * np.arange(size) - before
+        # Padding is as large behind as in front; what a last window has beyond it never counts.
+        low, high = (-before, n + before) if divisor else (0, n)
+        counts.append(np.minimum(start + k, high) - np.maximum(start, low))
+    rows, columns = counts
+    return jnp.asarray(per_window((rows[:, None] * columns[None, :])[..., None], like), like.dtype)
+
+
+def per_window(values: np.ndarray, outputs: Array) -> np.ndarray:
+    """One value a window (H', W', 1), with as many axes as (..., H', W', C)."""
+    return values.reshape((1,) * (outputs.ndim - 3) + values.shape)
+
+
+def count(windows: Windows) -> int:
+    """How many taps a window has."""
+    return windows.kernel[0] * windows.kernel[1]
 
 
 def require_pair(name: str, value: Any, at_least: int) -> Pair:

@@ -15,18 +15,21 @@ and dtype, so that no input is kept alive for the backward pass.
 from collections.abc import Sequence
 from itertools import accumulate
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from funcnet._internal.checks import require_int
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
+from funcnet.ops._rule import rule
 
 
-def _concatenate(arrays: Sequence[Array], dim: int = 0) -> Array:
+def _concatenate(arrays: Sequence[Float[Array, "..."]], dim: int = 0) -> Float[Array, "..."]:
     """Arrays side by side along an axis (`torch.concatenate`).
+
+    The backward pass is derived in the docstring of funcnet/ops/concatenate.py.
 
     Args:
         arrays: at least one, floating, of one shape but for the axis.
@@ -53,8 +56,7 @@ def _concatenate_bwd(dim, empty, dY):
     return (type(empty)(like(dX, x) for dX, x in zip(parts, empty, strict=True)),)
 
 
-concatenate = jax.custom_vjp(_concatenate, nondiff_argnums=(1,))
-concatenate.defvjp(_concatenate_fwd, _concatenate_bwd)
+concatenate = rule(_concatenate, _concatenate_fwd, _concatenate_bwd, nondiff_argnums=(1,))
 
 
 def _check(arrays, dim):

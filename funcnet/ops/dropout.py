@@ -27,14 +27,23 @@ from operator import or_
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Key
 
 from funcnet._internal.checks import require_key, require_number
 from funcnet.errors import DtypeError
 from funcnet.ops._checks import require_floating
+from funcnet.ops._rule import rule
 
 
-def dropout(x: Array, p: float = 0.5, training: bool = True, key: Array | None = None) -> Array:
+def dropout(
+    x: Float[Array, "..."],
+    p: float = 0.5,
+    training: bool = True,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "..."]:
     """Zero each entry with probability p in training, and divide the others by 1 - p.
+
+    The backward pass is derived in the docstring of funcnet/ops/dropout.py.
 
     Args:
         x: (...), floating.
@@ -68,16 +77,16 @@ def _dropout(x, key, p):
 
 def _dropout_fwd(x, key, p):
     mask = _mask(key, x.shape, p)
-    return _masked(x, mask, p), _packed(mask)
+    return _masked(x, mask, p), _packed(mask)  # (..., F), (..., ⌈F / 8⌉)
 
 
 def _dropout_bwd(p, packed, dY):
+    mask = _unpacked(packed, (dY.shape or (1,))[-1])  # (..., ⌈F / 8⌉) -> (..., F)
     # y = mask * x / (1 - p)
-    return _masked(dY, _unpacked(packed, (dY.shape or (1,))[-1]), p), None
+    return _masked(dY, mask, p), None  # a key has no cotangent
 
 
-_dropped = jax.custom_vjp(_dropout, nondiff_argnums=(2,))
-_dropped.defvjp(_dropout_fwd, _dropout_bwd)
+_dropped = rule(_dropout, _dropout_fwd, _dropout_bwd, nondiff_argnums=(2,))
 
 
 def _mask(key, shape, p):

@@ -13,8 +13,10 @@ Perturbing the table, δY_n = δW_{i_n}, hence
     dW_v = Σ_{n: i_n = v} dY_n
 
 the sum of the cotangents of all places that show row v; the row at padding_idx gets 0. Indices have
-no cotangent. Residuals: the indices; of W only shape and dtype are needed. Half-precision sums are
-taken in float32.
+no cotangent.
+
+Residuals: the indices, and W, of which only shape and dtype are needed; the caller holds both.
+Half-precision sums are taken in float32.
 """
 
 import jax
@@ -23,16 +25,24 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Integer
 
 from funcnet._internal.checks import require_int
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
 from funcnet.ops._indices import as_int32
+from funcnet.ops._rule import rule
 
 
-def embedding(indices: Array, weight: Array, padding_idx: int | None = None) -> Array:
+def embedding(
+    indices: Integer[Array, "..."],
+    weight: Float[Array, "num_embeddings embedding_dim"],
+    padding_idx: int | None = None,
+) -> Float[Array, "... embedding_dim"]:
     """The rows of weight that the indices name.
+
+    The backward pass is derived in the docstring of funcnet/ops/embedding.py.
 
     Args:
         indices: (...), integers in [0, V).
@@ -60,7 +70,8 @@ def _embedding(indices, weight, padding_idx):
     )
     if padding_idx is None:
         return y
-    return jnp.where((indices == padding_idx)[..., None], stop_gradient(y), y)  # y, to XLA
+    # y either way: it only tells what differentiates this function that these rows are constant
+    return jnp.where((indices == padding_idx)[..., None], stop_gradient(y), y)
 
 
 def _embedding_fwd(indices, weight, padding_idx):
@@ -80,8 +91,7 @@ def _embedding_bwd(padding_idx, residuals, dY):
     return None, like(dW, weight)
 
 
-_looked_up = jax.custom_vjp(_embedding, nondiff_argnums=(2,))
-_looked_up.defvjp(_embedding_fwd, _embedding_bwd)
+_looked_up = rule(_embedding, _embedding_fwd, _embedding_bwd, nondiff_argnums=(2,))
 
 
 def require_padding_idx(name: str, padding_idx: int | None, rows: int) -> int | None:

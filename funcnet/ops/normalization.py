@@ -56,9 +56,10 @@ group_norm: a group of K = C / G neighbouring channels of one example. X (N, ...
     Source: Wu and He, "Group normalization", 2018, section 3.
 
 
-Residuals: X and, for each set of entries, μ and r, from which a subtraction and a product make h
-again. Variances are means of squared deviations, which lose no digits to a large mean, as
-E[x²] - μ² does. Half-precision inputs are computed with in float32.
+Residuals: X, which the layer before keeps anyway, and for each set of entries μ and r, two numbers,
+from which a subtraction and a product make h again; h would be one more array as large as X.
+Variances are means of squared deviations, which lose no digits to a large mean, as E[x²] - μ²
+does. Half-precision inputs are computed with in float32.
 """
 
 import math
@@ -69,24 +70,29 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import rsqrt, stop_gradient
+from jaxtyping import Float
 
 from funcnet._internal.checks import require_positive_int, require_shape
 from funcnet.errors import ConfigError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
+from funcnet.ops._rule import rule
+from funcnet.ops.kernels.sums import weighted_sums
 
 
 def batch_norm(
-    x: Array,
-    running_mean: Array | None,
-    running_var: Array | None,
-    weight: Array | None = None,
-    bias: Array | None = None,
+    x: Float[Array, "... channels"],
+    running_mean: Float[Array, " channels"] | None,
+    running_var: Float[Array, " channels"] | None,
+    weight: Float[Array, " channels"] | None = None,
+    bias: Float[Array, " channels"] | None = None,
     training: bool = False,
     momentum: float | Array = 0.1,
     eps: float = 1e-5,
-) -> tuple[Array, Any, Any]:
+) -> tuple[Float[Array, "... channels"], Any, Any]:
     """Normalise each channel over all other axes, and follow its statistics.
+
+    The backward pass is derived in the docstring of funcnet/ops/normalization.py.
 
     PyTorch updates the running statistics in place; here the next ones are returned.
 
@@ -112,22 +118,22 @@ def batch_norm(
     """
     _check_batch_norm(x, running_mean, running_var, weight, bias, training)
     if training:
-        return _by_batch(x, running_mean, running_var, weight, bias, momentum, eps)
+        y, mean, var = _by_batch(x, running_mean, running_var, weight, bias, momentum, eps)
+        return y, mean, var
     return _by_constants(x, running_mean, running_var, weight, bias, eps), running_mean, running_var
 
 
 def _batch_norm_train(x, running_mean, running_var, weight, bias, momentum, eps):
-    mean, var = _moments(x, _rows(x))
-    y = _affine((x - mean) * rsqrt(var + eps), weight, bias)  # (..., C)
-    followed = _follow(x, mean, var, running_mean, running_var, momentum)
-    return y.astype(x.dtype), *followed
+    return _batch_norm_train_fwd(x, running_mean, running_var, weight, bias, momentum, eps)[0]
 
 
 def _batch_norm_train_fwd(x, running_mean, running_var, weight, bias, momentum, eps):
-    outputs = _batch_norm_train(x, running_mean, running_var, weight, bias, momentum, eps)
-    mean, var = _moments(x, _rows(x))  # XLA sees that these are the primal's
+    mean, var = _moments(x, _rows(x))  # (1, ..., C) each
+    rstd = rsqrt(var + eps)
+    y = _affine((x - mean) * rstd, weight, bias).astype(x.dtype)  # (..., C)
+    followed = _follow(x, mean, var, running_mean, running_var, momentum)  # (C,) each
     constants = running_mean, running_var, momentum
-    return outputs, (x, mean, rsqrt(var + eps), weight, bias, constants)
+    return (y, *followed), (x, mean, rstd, weight, bias, constants)
 
 
 def _batch_norm_train_bwd(eps, residuals, cotangents):
@@ -135,16 +141,17 @@ def _batch_norm_train_bwd(eps, residuals, cotangents):
     dY, rows = cotangents[0].astype(mean.dtype), _rows(x)  # running statistics pass nothing back
     # y = weight * h + bias, h = (x - mean) * rstd
     db = _sum(dY, rows)  # (..., C) -> (1, ..., C)
-    dw = rstd * _sum(dY * (x - mean), rows)
-    # mean and rstd depend on x as well: their terms are in db and dw
+    dw = rstd * _sum(dY * (x - mean), rows)  # (..., C) -> (1, ..., C)
+    # mean, var = moments(x): their terms are in db and dw
     n = _count(x, rows)
     dX = _scaled(rstd, weight) * (dY - db / n - (x - mean) * (rstd * dw / n))  # (..., C)
     zeros = jax.tree.map(jnp.zeros_like, constants)
     return like(dX, x), *zeros[:2], _reduced(dw, weight), _reduced(db, bias), zeros[2]
 
 
-_by_batch = jax.custom_vjp(_batch_norm_train, nondiff_argnums=(6,))
-_by_batch.defvjp(_batch_norm_train_fwd, _batch_norm_train_bwd)
+_by_batch = rule(
+    _batch_norm_train, _batch_norm_train_fwd, _batch_norm_train_bwd, nondiff_argnums=(6,)
+)
 
 
 def _batch_norm_eval(x, running_mean, running_var, weight, bias, eps):
@@ -161,16 +168,17 @@ def _batch_norm_eval_bwd(eps, residuals, dY):
     x, running_mean, running_var, weight, bias = residuals
     mean, rstd = _constants(x, running_mean, running_var, eps)
     dY = dY.astype(mean.dtype)
-    # y = weight * (x - mean) * rstd + bias
+    # y = weight * h + bias, h = (x - mean) * rstd
     dX = _scaled(rstd, weight) * dY  # (1, ..., C) (..., C) -> (..., C)
     dw = rstd * _sum(dY * (x - mean), _rows(x))  # (..., C) -> (1, ..., C)
-    db = _sum(dY, _rows(x))
+    db = _sum(dY, _rows(x))  # (..., C) -> (1, ..., C)
     zeros = jnp.zeros_like(running_mean), jnp.zeros_like(running_var)
     return like(dX, x), *zeros, _reduced(dw, weight), _reduced(db, bias)
 
 
-_by_constants = jax.custom_vjp(_batch_norm_eval, nondiff_argnums=(5,))
-_by_constants.defvjp(_batch_norm_eval_fwd, _batch_norm_eval_bwd)
+_by_constants = rule(
+    _batch_norm_eval, _batch_norm_eval_fwd, _batch_norm_eval_bwd, nondiff_argnums=(5,)
+)
 
 
 def _constants(x, running_mean, running_var, eps):
@@ -199,13 +207,15 @@ def _follow(x, mean, var, running_mean, running_var, momentum):
 
 
 def layer_norm(
-    x: Array,
+    x: Float[Array, "..."],
     normalized_shape: int | Sequence[int],
-    weight: Array | None = None,
-    bias: Array | None = None,
+    weight: Float[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
     eps: float = 1e-5,
-) -> Array:
+) -> Float[Array, "..."]:
     """Normalise the last axes of each example.
+
+    The backward pass is derived in the docstring of funcnet/ops/normalization.py.
 
     Args:
         x: (..., *normalized_shape), floating.
@@ -225,13 +235,14 @@ def layer_norm(
 
 
 def _layer_norm(x, weight, bias, dims, eps):
-    mean, var = _moments(x, _last(x, dims))  # (..., 1) each
-    return _affine((x - mean) * rsqrt(var + eps), weight, bias).astype(x.dtype)  # (..., *F)
+    return _layer_norm_fwd(x, weight, bias, dims, eps)[0]
 
 
 def _layer_norm_fwd(x, weight, bias, dims, eps):
-    mean, var = _moments(x, _last(x, dims))  # XLA sees that these are the primal's
-    return _layer_norm(x, weight, bias, dims, eps), (x, mean, rsqrt(var + eps), weight, bias)
+    mean, var = _moments(x, _last(x, dims))  # (..., 1) each
+    rstd = rsqrt(var + eps)
+    y = _affine((x - mean) * rstd, weight, bias).astype(x.dtype)  # (..., *F)
+    return y, (x, mean, rstd, weight, bias)
 
 
 def _layer_norm_bwd(dims, eps, residuals, dY):
@@ -240,24 +251,26 @@ def _layer_norm_bwd(dims, eps, residuals, dY):
     h = (x - mean) * rstd  # (..., *F)
     # y = weight * h + bias
     dw, db = _summed(dY * h, weight), _summed(dY, bias)  # (..., *F) -> F
-    # h = (x - mean) * rstd, where mean and rstd depend on x
+    # h = (x - mean) * rstd, mean and rstd of x
     n = _count(x, _last(x, dims))
-    dh_mean, hdh_mean = _dot(dY, weight, dims) / n, _dot(dY * h, weight, dims) / n  # (..., 1)
+    dh_mean = weighted_sums(dY, weight, dims) / n  # (..., *F) F -> (..., 1)
+    hdh_mean = weighted_sums(dY * h, weight, dims) / n
     dX = rstd * (_scaled(dY, weight) - dh_mean - h * hdh_mean)
     return like(dX, x), dw, db
 
 
-_by_example = jax.custom_vjp(_layer_norm, nondiff_argnums=(3, 4))
-_by_example.defvjp(_layer_norm_fwd, _layer_norm_bwd)
+_by_example = rule(_layer_norm, _layer_norm_fwd, _layer_norm_bwd, nondiff_argnums=(3, 4))
 
 
 def rms_norm(
-    x: Array,
+    x: Float[Array, "..."],
     normalized_shape: int | Sequence[int],
-    weight: Array | None = None,
+    weight: Float[Array, "..."] | None = None,
     eps: float | None = None,
-) -> Array:
+) -> Float[Array, "..."]:
     """Divide the last axes of each example by their root mean square.
+
+    The backward pass is derived in the docstring of funcnet/ops/normalization.py.
 
     Args:
         x: (..., *normalized_shape), floating.
@@ -277,11 +290,13 @@ def rms_norm(
 
 
 def _rms_norm(x, weight, dims, eps):
-    return _scaled(x * _rrms(x, dims, eps), weight).astype(x.dtype)  # (..., *F)
+    return _rms_norm_fwd(x, weight, dims, eps)[0]
 
 
 def _rms_norm_fwd(x, weight, dims, eps):
-    return _rms_norm(x, weight, dims, eps), (x, _rrms(x, dims, eps), weight)
+    mean_square = _mean(jnp.square(x.astype(_wide(x))), _last(x, dims))  # (..., 1)
+    rrms = rsqrt(mean_square + eps)
+    return _scaled(x * rrms, weight).astype(x.dtype), (x, rrms, weight)  # (..., *F)
 
 
 def _rms_norm_bwd(dims, eps, residuals, dY):
@@ -290,29 +305,25 @@ def _rms_norm_bwd(dims, eps, residuals, dY):
     h = x * rrms  # (..., *F)
     # y = weight * h
     dw = _summed(dY * h, weight)  # (..., *F) -> F
-    # h = x * rrms, where rrms depends on x
-    hdh_mean = _dot(dY * h, weight, dims) / _count(x, _last(x, dims))  # (..., 1)
+    # h = x * rrms, rrms of x
+    hdh_mean = weighted_sums(dY * h, weight, dims) / _count(x, _last(x, dims))  # (..., 1)
     dX = rrms * (_scaled(dY, weight) - h * hdh_mean)
     return like(dX, x), dw
 
 
-_by_size = jax.custom_vjp(_rms_norm, nondiff_argnums=(2, 3))
-_by_size.defvjp(_rms_norm_fwd, _rms_norm_bwd)
-
-
-def _rrms(x, dims, eps):
-    """1 / √(mean square + ε) of each example, (..., 1)."""
-    return rsqrt(_mean(jnp.square(x.astype(_wide(x))), _last(x, dims)) + eps)
+_by_size = rule(_rms_norm, _rms_norm_fwd, _rms_norm_bwd, nondiff_argnums=(2, 3))
 
 
 def group_norm(
-    x: Array,
+    x: Float[Array, "examples ... channels"],
     num_groups: int,
-    weight: Array | None = None,
-    bias: Array | None = None,
+    weight: Float[Array, " channels"] | None = None,
+    bias: Float[Array, " channels"] | None = None,
     eps: float = 1e-5,
-) -> Array:
+) -> Float[Array, "examples ... channels"]:
     """Normalise groups of channels of each example, over all places.
+
+    The backward pass is derived in the docstring of funcnet/ops/normalization.py.
 
     Args:
         x: (N, ..., C), floating: examples, any number of axes of places, channels.
@@ -333,27 +344,27 @@ def group_norm(
 
 
 def _group_norm(x, weight, bias, groups, eps):
-    split = _split(x, groups)  # (N, ..., G, K)
-    mean, var = _moments(split, _group(x))  # (N, 1, G, 1) each
-    h = ((split - mean) * rsqrt(var + eps)).reshape(x.shape)
-    return _affine(h, weight, bias).astype(x.dtype)  # (N, ..., C)
+    return _group_norm_fwd(x, weight, bias, groups, eps)[0]
 
 
 def _group_norm_fwd(x, weight, bias, groups, eps):
-    mean, var = _moments(_split(x, groups), _group(x))  # XLA sees that these are the primal's
-    return _group_norm(x, weight, bias, groups, eps), (x, mean, rsqrt(var + eps), weight, bias)
+    split = _split(x, groups)  # (N, ..., G, K)
+    mean, var = _moments(split, _group(x))  # (N, 1, G, 1) each
+    rstd = rsqrt(var + eps)
+    h = ((split - mean) * rstd).reshape(x.shape)  # (N, ..., C)
+    return _affine(h, weight, bias).astype(x.dtype), (x, mean, rstd, weight, bias)
 
 
 def _group_norm_bwd(groups, eps, residuals, dY):
     x, mean, rstd, weight, bias = residuals
     split, dY = _split(x, groups), _split(dY.astype(mean.dtype), groups)  # (N, ..., G, K) each
-    h = (split - mean) * rstd
+    h = (split - mean) * rstd  # (N, ..., G, K)
     # y = weight * h + bias
     *places, _ = _group(x)
     A, B = _sum(dY, places), _sum(dY * h, places)  # (N, 1, G, K) each
     rows = (0, *places)
     dw, db = (_reduced(a.sum(axis=rows), p) for a, p in ((B, weight), (A, bias)))  # -> (C,)
-    # h = (split - mean) * rstd, where mean and rstd depend on x
+    # h = (split - mean) * rstd, mean and rstd of x
     w = None if weight is None else weight.reshape(groups, -1)  # (G, K)
     n = _count(split, _group(x))
     dh_mean, hdh_mean = (_sum(_scaled(a, w), (-1,)) / n for a in (A, B))  # (N, 1, G, 1) each
@@ -361,8 +372,7 @@ def _group_norm_bwd(groups, eps, residuals, dY):
     return like(dX.reshape(x.shape), x), dw, db
 
 
-_by_group = jax.custom_vjp(_group_norm, nondiff_argnums=(3, 4))
-_by_group.defvjp(_group_norm_fwd, _group_norm_bwd)
+_by_group = rule(_group_norm, _group_norm_fwd, _group_norm_bwd, nondiff_argnums=(3, 4))
 
 
 def _split(x, groups):
@@ -373,15 +383,6 @@ def _split(x, groups):
 def _group(x):
     """The axes of places and that of the channels of a group, in X when split."""
     return *range(1, x.ndim - 1), x.ndim
-
-
-def _dot(a, weight, dims):
-    """The sum of weight * a over the last axes, which stay with size 1."""
-    if weight is None:
-        return _sum(a, _last(a, dims))
-    # A product: on a CPU, XLA takes half as long for it as for the same sum
-    total = jnp.tensordot(a, weight.astype(a.dtype), dims, precision="highest")
-    return total.reshape(total.shape + (1,) * dims)
 
 
 def _last(x, dims):

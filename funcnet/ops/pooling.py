@@ -38,67 +38,73 @@ adaptive_avg_pool2d: H' x W' windows that cover the image evenly. Window h has t
         dX[u, v] = Σ_hw A[h, u] B[w, v] dY[h, w] / D[h, w]
 
     Residual: none.
-
-Where the windows lie side by side (stride = kernel, no padding), every pixel is in one window at
-most, and Σ_t P_t is no sum: each window's cotangents are written into its own tile in one pass.
 """
 
 from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Float
 
 from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import ConfigError
 from funcnet.ops._checks import require_floating
-from funcnet.ops._fence import fence
+from funcnet.ops._rule import rule
 from funcnet.ops._windows import (
     Pair,
     Size,
     Windows,
+    count,
+    divisors,
+    per_window,
     require_fit,
     require_images,
     require_pair,
     taps,
 )
+from funcnet.ops.kernels.pooling import avg_in_tiles, max_in_tiles
 
 
 def _max_pool2d(x: Array, windows: Windows) -> Array:
-    return reduce(jnp.maximum, (tap for _, tap in taps(x, windows, fill=-jnp.inf)))
+    return reduce(jnp.maximum, _padded(x, windows))
 
 
 def _max_pool2d_fwd(x, windows):
-    y = _max_pool2d(x, windows)
-    # Fenced: else XLA keeps X after all, and finds T again wherever the backward pass reads it.
-    return y, fence(_winner(x, windows))
+    dtype = jnp.uint8 if count(windows) <= 256 else jnp.int32
+    y, *others = _padded(x, windows)
+    # Where nothing is larger than -inf the padding is equal to it, but never wins.
+    T = jnp.broadcast_to(per_window(_first_inside(windows), y), y.shape).astype(dtype)
+    for t, tap in enumerate(others, 1):
+        T = jnp.where((tap > y) | jnp.isnan(tap), jnp.asarray(t, dtype), T)
+        y = jnp.maximum(y, tap)
+    return y, T  # (..., H', W', C) each
 
 
 def _max_pool2d_bwd(windows, T, dY):
-    if _side_by_side(windows):
-        which = _per_tap(np.arange(np.prod(windows.kernel)).reshape(windows.kernel), dY)
-        won = jnp.expand_dims(T, (-4, -2)) == which.astype(T.dtype)  # (..., H', k, W', k, C)
-        return (_tiled(jnp.where(won, jnp.expand_dims(dY, (-4, -2)), 0), windows),)
-    # y = max_t X_t
-    return (_put_back((jnp.where(t == T, dY, 0) for t in range(_count(windows))), windows),)
+    # y = max_t X_t = X_T
+    dX_t = (jnp.where(t == T, dY, 0) for t in range(count(windows)))  # (..., H', W', C) each
+    return (_put_back(dX_t, windows),)  # -> (..., H, W, C)
 
 
-_max_rule = jax.custom_vjp(_max_pool2d, nondiff_argnums=(1,))
-_max_rule.defvjp(_max_pool2d_fwd, _max_pool2d_bwd)
+_max_rule = rule(
+    _max_pool2d, _max_pool2d_fwd, _max_pool2d_bwd, nondiff_argnums=(1,), kernel=max_in_tiles
+)
 
 
 def max_pool2d(
-    x: Array,
+    x: Float[Array, "... height width channels"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Array:
+) -> Float[Array, "... out_height out_width channels"]:
     """Largest entry of each window of an image, as PyTorch defines it, the channels last.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -123,7 +129,7 @@ def max_pool2d(
 
 def _avg_pool2d(x: Array, windows: Windows, divisor: bool | int) -> Array:
     total = reduce(jnp.add, (tap for _, tap in taps(x, windows)))
-    return (total / _divisors(x, windows, divisor)).astype(x.dtype)
+    return (total / divisors(x, windows, divisor)).astype(x.dtype)
 
 
 def _avg_pool2d_fwd(x, windows, divisor):
@@ -132,28 +138,28 @@ def _avg_pool2d_fwd(x, windows, divisor):
 
 def _avg_pool2d_bwd(windows, divisor, residuals, dY):
     # y = total / D
-    dTotal = (dY / _divisors(dY, windows, divisor)).astype(dY.dtype)  # (..., H', W', C)
+    dTotal = (dY / divisors(dY, windows, divisor)).astype(dY.dtype)  # (..., H', W', C)
     # total = Σ_t X_t
-    if _side_by_side(windows):
-        every_tap = _per_tap(np.ones(windows.kernel), dY).astype(dY.dtype)
-        return (_tiled(jnp.expand_dims(dTotal, (-4, -2)) * every_tap, windows),)
-    return (_put_back((dTotal for _ in range(_count(windows))), windows),)
+    return (_put_back((dTotal for _ in range(count(windows))), windows),)  # -> (..., H, W, C)
 
 
-_avg_rule = jax.custom_vjp(_avg_pool2d, nondiff_argnums=(1, 2))
-_avg_rule.defvjp(_avg_pool2d_fwd, _avg_pool2d_bwd)
+_avg_rule = rule(
+    _avg_pool2d, _avg_pool2d_fwd, _avg_pool2d_bwd, nondiff_argnums=(1, 2), kernel=avg_in_tiles
+)
 
 
 def avg_pool2d(
-    x: Array,
+    x: Float[Array, "... height width channels"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Array:
+) -> Float[Array, "... out_height out_width channels"]:
     """Mean of each window of an image, as PyTorch defines it, the channels last.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -195,12 +201,21 @@ def _adaptive_avg_pool2d_bwd(image, output, residuals, dY):
     return (dX.astype(dY.dtype),)
 
 
-_adaptive_rule = jax.custom_vjp(_adaptive_avg_pool2d, nondiff_argnums=(1, 2))
-_adaptive_rule.defvjp(_adaptive_avg_pool2d_fwd, _adaptive_avg_pool2d_bwd)
+_adaptive_rule = rule(
+    _adaptive_avg_pool2d,
+    _adaptive_avg_pool2d_fwd,
+    _adaptive_avg_pool2d_bwd,
+    nondiff_argnums=(1, 2),
+)
 
 
-def adaptive_avg_pool2d(x: Array, output_size: int | tuple[int | None, int | None]) -> Array:
+def adaptive_avg_pool2d(
+    x: Float[Array, "... height width channels"],
+    output_size: int | tuple[int | None, int | None],
+) -> Float[Array, "... rows columns channels"]:
     """Means over windows that cover an image of any size evenly, as PyTorch defines it.
+
+    The backward pass is derived in the docstring of funcnet/ops/pooling.py.
 
     Args:
         x: (..., height, width, channels), floating.
@@ -220,16 +235,9 @@ def adaptive_avg_pool2d(x: Array, output_size: int | tuple[int | None, int | Non
     return _adaptive_rule(x, (height, width), output)
 
 
-def _winner(x, windows):
-    """T, the tap that wins in each window: (..., H', W', C)."""
-    dtype = jnp.uint8 if _count(windows) <= 256 else jnp.int32
-    (_, largest), *others = taps(x, windows, fill=-jnp.inf)
-    # Where nothing is larger than -inf the padding is equal to it, but never wins.
-    T = jnp.broadcast_to(_per_window(_first_inside(windows), largest), largest.shape).astype(dtype)
-    for t, (_, tap) in enumerate(others, 1):
-        wins = (tap > largest) | jnp.isnan(tap)
-        T, largest = jnp.where(wins, jnp.asarray(t, dtype), T), jnp.where(wins, tap, largest)
-    return T
+def _padded(x, windows):
+    """X_t of the taps in turn, (..., H', W', C) each."""
+    return (tap for _, tap in taps(x, windows, fill=-jnp.inf))
 
 
 def _first_inside(windows):
@@ -247,27 +255,6 @@ def _first_inside(windows):
     return (rows[:, None] * windows.kernel[1] + columns[None, :])[..., None]
 
 
-def _divisors(like, windows, divisor):
-    """D (H', W', 1) with as many axes as `like` has, or a number; see `require_divisor`."""
-    if not isinstance(divisor, bool):
-        return divisor
-    counts = []
-    for n, k, s, (before, _), size in zip(
-        windows.image,
-        windows.kernel,
-        windows.stride,
-        windows.padding,
-        windows.output,
-        strict=True,
-    ):
-        start = s * np.arange(size) - before
-        # Padding is as large behind as in front; what a last window has beyond it never counts.
-        low, high = (-before, n + before) if divisor else (0, n)
-        counts.append(np.minimum(start + k, high) - np.maximum(start, low))
-    rows, columns = counts
-    return jnp.asarray(_per_window((rows[:, None] * columns[None, :])[..., None], like), like.dtype)
-
-
 def _even_windows(like, image, output):
     """A, B and D of the derivation, D with as many axes as `like` has."""
     masks = []
@@ -279,7 +266,7 @@ def _even_windows(like, image, output):
         )
     rows, columns = (mask.sum(axis=1) for mask in masks)
     A, B = (jnp.asarray(mask, like.dtype) for mask in masks)
-    D = _per_window((rows[:, None] * columns[None, :])[..., None], like)
+    D = per_window((rows[:, None] * columns[None, :])[..., None], like)
     return A, B, jnp.asarray(D, like.dtype)
 
 
@@ -303,47 +290,6 @@ def _put_back(values: Iterable[Array], windows):
         config = [(0, 0, 0)] * (Z.ndim - 3) + around + [(0, 0, 0)]
         total = total + lax.pad(Z, jnp.zeros((), Z.dtype), config)
     return total
-
-
-def _side_by_side(windows):
-    """Whether windows neither overlap nor leave gaps nor reach padding in front."""
-    return (
-        windows.kernel == windows.stride
-        and windows.dilation == (1, 1)
-        and all(before == 0 for before, _ in windows.padding)
-    )
-
-
-def _tiled(tiles, windows):
-    """The image (..., H, W, C) whose tiles are (..., H', k, W', k, C)."""
-    *leading, _, _, _, _, channels = tiles.shape
-    covered = [k * size for k, size in zip(windows.kernel, windows.output, strict=True)]
-    image = tiles.reshape(*leading, *covered, channels)
-    # Some pixels may be in no window, or, in ceil_mode, windows stick out.
-    behind = [(0, n - size, 0) for n, size in zip(windows.image, covered, strict=True)]
-    return lax.pad(
-        image, jnp.zeros((), image.dtype), [(0, 0, 0)] * len(leading) + behind + [(0, 0, 0)]
-    )
-
-
-def _per_tap(values, outputs):
-    """One value a tap (k, k), shaped to lie along (..., H', k, W', k, C)."""
-    rows, columns = values.shape
-    return values.reshape((1,) * (outputs.ndim - 2) + (rows, 1, columns, 1))
-
-
-def _per_window(values, outputs):
-    """One value a window (H', W', 1), with as many axes as (..., H', W', C)."""
-    return values.reshape((1,) * (outputs.ndim - 3) + values.shape)
-
-
-def _output_shape(x, windows):
-    return (*x.shape[:-3], *windows.output, x.shape[-1])
-
-
-def _count(windows):
-    """How many taps a window has."""
-    return windows.kernel[0] * windows.kernel[1]
 
 
 def require_pooling(

@@ -30,16 +30,18 @@ them, and Σ_k p_k = 1 gives them back.
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from funcnet._internal.checks import require_int
 from funcnet.errors import ConfigError, ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
-from funcnet.ops._sums import sums
+from funcnet.ops._rule import rule
+from funcnet.ops.kernels.sums import sums
 
 
-def _softmax(x: Array, dim: int = -1) -> Array:
+def _softmax(x: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
     """Probabilities in proportion to `exp(x)` along an axis, on which they add up to 1.
 
     Args:
@@ -53,11 +55,11 @@ def _softmax(x: Array, dim: int = -1) -> Array:
         DtypeError, ShapeError, ConfigError: x is not a floating array, or has no such axis.
     """
     _check("softmax", x, dim)
-    exponentials = jnp.exp(_shifted(x, dim))
-    return (exponentials / sums(exponentials, dim)).astype(x.dtype)
+    E = jnp.exp(_shifted(x, dim))
+    return (E / sums(E, dim)).astype(x.dtype)
 
 
-def _softmax_fwd(x, dim=-1):
+def _softmax_fwd(x, dim):
     y = _softmax(x, dim)
     return y, y
 
@@ -68,11 +70,10 @@ def _softmax_bwd(dim, y, dY):
     return (like(p * (g - (p * g).sum(axis=dim, keepdims=True)), y),)
 
 
-softmax = jax.custom_vjp(_softmax, nondiff_argnums=(1,))
-softmax.defvjp(_softmax_fwd, _softmax_bwd)
+softmax = rule(_softmax, _softmax_fwd, _softmax_bwd, nondiff_argnums=(1,))
 
 
-def _log_softmax(x: Array, dim: int = -1) -> Array:
+def _log_softmax(x: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
     """The logarithm of `softmax(x, dim)`, exact also where a probability underflows.
 
     Args:
@@ -85,13 +86,16 @@ def _log_softmax(x: Array, dim: int = -1) -> Array:
     Raises:
         DtypeError, ShapeError, ConfigError: x is not a floating array, or has no such axis.
     """
+    return _log_softmax_fwd(x, dim)[0]
+
+
+def _log_softmax_fwd(x, dim):
     _check("log_softmax", x, dim)
     z = _shifted(x, dim)
-    return (z - jnp.log(sums(jnp.exp(z), dim))).astype(x.dtype)
-
-
-def _log_softmax_fwd(x, dim=-1):
-    return _log_softmax(x, dim), _softmax(x, dim)
+    E = jnp.exp(z)
+    total = sums(E, dim)
+    y, p = z - jnp.log(total), E / total
+    return y.astype(x.dtype), p.astype(x.dtype)
 
 
 def _log_softmax_bwd(dim, p, dY):
@@ -100,8 +104,7 @@ def _log_softmax_bwd(dim, p, dY):
     return (like(g - _adding_up(p, dim) * sums(g, dim), p),)
 
 
-log_softmax = jax.custom_vjp(_log_softmax, nondiff_argnums=(1,))
-log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+log_softmax = rule(_log_softmax, _log_softmax_fwd, _log_softmax_bwd, nondiff_argnums=(1,))
 
 
 def _shifted(x, dim):

@@ -17,6 +17,7 @@ from funcnet.errors import ConfigError, DataError, DtypeError, ShapeError
 X = jax.random.normal(jax.random.key(0), (4, 3))
 T = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 3)))
 LABELS = jnp.array([0, 2, 1, 0])
+LISTED: Any = [0, 1, 2, 0]
 W = (0.5, 2.0, 1.5)
 
 
@@ -105,7 +106,7 @@ def test_options_without_meaning_are_refused(name):
     ("call", "error", "says"),
     [
         (lambda: ops.nll_loss(X, T), DtypeError, "target is float32.* use cross_entropy"),
-        (lambda: ops.nll_loss(X, [0, 1, 2, 0]), DtypeError, "target is list, expected an array"),
+        (lambda: ops.nll_loss(X, LISTED), DtypeError, "target is list, expected an array"),
         (lambda: ops.nll_loss(X, LABELS[:3]), ShapeError, r"labels of shape \(4,\); reshape"),
         (lambda: ops.nll_loss(X[0, 0], LABELS), ShapeError, "at least one class"),
         (lambda: ops.nll_loss(X, LABELS, jnp.ones(2)), ShapeError, r"weight .* expected \(3,\)"),

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import ops
+from funcnet.ops.losses.reduction import Reduction
 from tests.ops.cases import Arguments, Case, normal, positive
 
 CLASSES = 4
@@ -52,7 +53,7 @@ def answered(weight: tuple[int, ...] | None = None, weighted_yes: bool = False) 
     return arguments
 
 
-def yes_or_no(reduction="mean"):
+def yes_or_no(reduction: Reduction = "mean"):
     def function(logits, target, weight=None, pos_weight=None):
         return ops.binary_cross_entropy_with_logits(logits, target, weight, reduction, pos_weight)
 

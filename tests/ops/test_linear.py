@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from funcnet.ops import linear
-from funcnet.ops.linear import NARROW
+from funcnet.ops.kernels.thresholds import NARROW
 
 MORE_SIZES = [
     (100, 25, 25),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from funcnet.ops._fence import FEW, fence, product
+from funcnet.ops.kernels.fence import fence, product
+from funcnet.ops.kernels.thresholds import FEW
 
 
 def test_identity_under_transformations():

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Contracted over so few, a product is quicker as a sum of outer ones, which XLA fuses.
-FEW = 3
+from funcnet.ops.kernels.thresholds import EIGEN_FEATURES, EIGEN_ROWS, FEW
 
 
 def eigen_multiplies(rows: int, features: tuple[int, int], dtype: jnp.dtype) -> bool:
@@ -24,8 +23,8 @@ def eigen_multiplies(rows: int, features: tuple[int, int], dtype: jnp.dtype) -> 
     """
     return (
         dtype in (jnp.float32, jnp.float64)
-        and rows >= 8
-        and max(features) >= 8
+        and rows >= EIGEN_ROWS
+        and max(features) >= EIGEN_FEATURES
         and min(features) > 1
     )
 

@@ -1,0 +1,41 @@
+"""Every size at which one form of a rule takes over from another, with what was measured.
+
+On two cores of an AVX-512 processor, jaxlib 0.10.2, in loops inside one program, as in training.
+"""
+
+NARROW = 64
+"""Widest layer whose products are computed features by rows (linear.py).
+
+With batches of 100 rows: 1.6 times as fast at width 25, no gain above 64.
+"""
+
+FEW = 3
+"""Contracted over so few, a product is a sum of outer ones, which XLA fuses (fence.py)."""
+
+EIGEN_ROWS = 8
+EIGEN_FEATURES = 8
+"""From so many rows, and features on one side, Eigen computes a product in any case (fence.py).
+
+Not a measurement: XLA's loops of its own take what has a side of 1, or of at most 3 on both sides
+of the contraction; these two are on the safe side of that.
+"""
+
+BLOCK = 2**17
+"""How many values of dY a block of a kernel's cotangent has at most, unless one image has more
+(conv.py).
+
+Moving the batch axis behind the channels is slow for arrays larger than the cache: all of 128
+images at once take 3 times as long.
+"""
+
+DIVIDED_CHANNELS = 128
+"""From so many output channels on, a block is twice as large (conv.py).
+
+jaxlib 0.10.2 divides them among the cores only then.
+"""
+
+SUMMED_BY_A_PRODUCT = 64
+"""From so many columns on, rows are summed by a product with ones (sums.py).
+
+Twice as fast at 512 and 1,000 columns, slower below 25.
+"""
