@@ -8,6 +8,7 @@ instead of trained.
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -157,14 +158,16 @@ class Experiment:
 
         Yields:
             What each framework has learned; nothing of one that diverged, if the options say so.
-
-        Raises:
-            DivergenceError, CheckpointError: see `fit`.
         """
         tests = tests or {}
         callbacks = []
         if after := tests.get("funcnet"):
-            callbacks.append(lambda event: after(event.epoch + 1, event.result.predict))
+
+            def call(event: Any) -> None:
+                outputs = partial(seed.trainer.predict, event.run.params, event.run.state)
+                after(event.epoch + 1, outputs)
+
+            callbacks.append(call)
         if getattr(self._options, "same_start", False):
             start = seed.trainer.init(seed.key)
             theirs = peers[0].learner(seed.data, seed.number, start, tests.get("torch"))
@@ -236,15 +239,9 @@ class Experiment:
 
     def add(self, seed: Seed, learned: Learned, **scores: float) -> results.Run:
         """Keep what a seed came to: killing the program later can't lose it."""
-        run = results.Run(
-            framework=learned.framework,
-            loss=seed.loss,
-            seed=seed.number,
-            seconds=learned.seconds,
-            compile_seconds=learned.compile_seconds,
-            model=seed.model,
-            **scores,
-        )
+        about = learned.framework, seed.loss, seed.number
+        times = {"seconds": learned.seconds, "compile_seconds": learned.compile_seconds}
+        run = results.Run(*about, **times, **scores, model=seed.model)
         self.runs.append(run)
         self._write()
         return run

@@ -54,7 +54,6 @@ def main(size: int = 10_000, epochs: int = 5, out: Path = Path("runs/digits")) -
     logits, _ = model.apply(params, state, jnp.asarray(test[0][:10]))
     assert (logits.argmax(axis=-1) == result.predict(test[0][:10]).argmax(axis=-1)).all()
     print(f"the first ten test images: {test[1][:10]}, read as {logits.argmax(axis=-1)}")
-    print(f"the network is in {out / 'digits.safetensors'}")
 
 
 if __name__ == "__main__":
