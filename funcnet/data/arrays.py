@@ -91,7 +91,8 @@ def as_array(name: str, array: Any, dtype: Any) -> Array:
         array = _from_host(name, array, dtype)
     if array.ndim == 0:
         raise ShapeError(f"{name} is a single number, expected an array over the examples")
-    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.asarray(array)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return jnp.asarray(array.astype(dtype) if floating else array)
 
 
 def _from_host(name, array, dtype):
