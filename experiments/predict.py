@@ -105,7 +105,7 @@ def load_network(config: Config, model: fn.Module) -> tuple[Any, Any]:
             f"{path} is not there, so that seed {config.seed} can't be asked; the run has left "
             f"{', '.join(there) or 'no parameters'}"
         )
-    return fn.interop.load_state_dict(path, like, state)
+    return fn.load(path, (like, state))
 
 
 def choose(test: mnist.Images, index: int | None) -> tuple[np.ndarray, int]:

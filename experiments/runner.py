@@ -203,13 +203,13 @@ class Experiment:
             result = self._fit(seed, progress=seed.title, callbacks=callbacks, **saving)
         except fn.DivergenceError as error:
             self.write_params(seed, error.result.params, error.result.state)
-            message = f"{seed.title}: {error}; lower --learning-rate"
+            told = str(error).partition("; error.result")[0]
+            message = f"{seed.title}: {told}; its last weights are saved; lower --learning-rate"
             raise fn.DivergenceError(message, error.epoch, error.result, error.diagnosis) from None
         self.write_params(seed, result.params, result.state)
         tqdm.write(f"{seed.title}: trained in {result.seconds:.2f} s")
-        times = result.seconds, compile_seconds
         losses = np.asarray(result.history["loss"], float)
-        return Learned("funcnet", losses, result.predict, *times)
+        return Learned("funcnet", losses, result.predict, result.seconds, compile_seconds)
 
     def _warm_up(self, seed: Seed) -> float:
         """Compile what trains this seed and others; return the seconds that takes, or took."""
@@ -234,8 +234,7 @@ class Experiment:
     def write_params(self, seed: Seed, params: Any, state: Any) -> None:
         """Write a seed's parameters, and with them its state: running statistics."""
         if self._keep_params:
-            arrays = fn.interop.state_dict(params, state)
-            fn.save_params(self._options.out / f"params-{seed.name}.safetensors", arrays)
+            fn.save(self._options.out / f"params-{seed.name}.safetensors", params, state)
 
     def add(self, seed: Seed, learned: Learned, **scores: float) -> results.Run:
         """Keep what a seed came to: killing the program later can't lose it."""
