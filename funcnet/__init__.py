@@ -5,7 +5,7 @@ from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
 from funcnet.io import checkpoint, interop
-from funcnet.io.interop import load_params, save_params
+from funcnet.io.safetensors import load, load_params, save, save_params
 from funcnet.layers import (
     ELU,
     GELU,
@@ -105,10 +105,12 @@ __all__ = [
     "errors",
     "fit",
     "interop",
+    "load",
     "load_params",
     "map_seeds",
     "metrics",
     "ops",
+    "save",
     "save_params",
     "summary",
     "testing",

@@ -53,7 +53,24 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
         if fields is not None:
             return inside(fields())
         return [describe(part, within) for part in value]
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """The repr of a value without the addresses that functions have in theirs."""
     return _ADDRESS.sub("", repr(value))
+
+
+def differences(stored: Any, given: Any, place: str = "") -> list[str]:
+    """Return where two JSON values differ, a sentence each."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        pairs = {key: (stored.get(key), given.get(key)) for key in {**stored, **given}}
+    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        pairs = {str(i): pair for i, pair in enumerate(zip(stored, given, strict=True))}
+    else:
+        return [] if stored == given else [f"{place} was {stored!r} and is now {given!r}"]
+    found = (differences(*pair, f"{place}.{key}" if place else key) for key, pair in pairs.items())
+    return [difference for found_there in found for difference in found_there]
 
 
 def _array(value) -> str:

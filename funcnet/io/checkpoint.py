@@ -8,9 +8,14 @@ A folder of checkpoints holds one folder a checkpoint, named by its step, with t
         manifest.json    what they are, of which run, and the checksums of all of it
 
 A checkpoint is written under another name, forced to the disk (the data by Orbax) and renamed: one
-that has its name is whole. Disks fail all the same, and power does, so that nothing is believed
-before its checksum was compared: of the manifest, of each file, and of each array after it was
-read. A damaged checkpoint is passed over with a warning, and the one before it is used.
+that has its name is whole. Orbax's CheckpointManager, which names and removes checkpoints too, does
+not promise that: it writes three files of each when nobody can compute their checksums any more,
+can't replace a step, removes a checkpoint file by file under its name, and leaves what a failed
+save has begun.
+
+Disks fail all the same, and power does, so that nothing is believed before its checksum was
+compared: of the manifest, of each file, and of each array after it was read. A damaged checkpoint
+is passed over with a warning, and the one before it is used.
 
 Keys are stored as their data under their implementation's name. Nothing is unpickled and no name in
 a checkpoint is imported, so a checkpoint from elsewhere can be wrong, but it can't execute code.
@@ -19,18 +24,12 @@ Orbax comes with the extra `checkpoint`, and is imported when a checkpoint is wr
 """
 
 import contextlib
-import errno
-import functools
 import hashlib
-import importlib.metadata
-import json
 import os
 import secrets
 import shutil
-import socket
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,30 +40,57 @@ import numpy as np
 from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import CheckpointError, ConfigError, DtypeError
 from funcnet.io.files import sync, write_atomically
+from funcnet.io.lock import locked
+from funcnet.io.manifest import (
+    ARRAYS,
+    FORMAT,
+    MANIFEST,
+    PROGRAM,
+    DamageError,
+    as_json,
+    checksums_of,
+    read_manifest,
+    require_same_run,
+    sealed,
+    versions,
+)
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
+__all__ = [
+    "PROGRAM",
+    "Saved",
+    "fingerprint",
+    "locked",
+    "require_orbax",
+    "restore",
+    "save",
+    "steps",
+    "versions",
+]
 
-FORMAT = 1
-PROGRAM = "program"
-"""The entry of `about` that is a checksum of compiled code: other versions compile otherwise."""
-
-_ARRAYS, _MANIFEST, _UNFINISHED, _LOCK = "arrays", "manifest.json", ".tmp", ".lock"
-_SHOWN = 10  # differences in a message
+_UNFINISHED = ".tmp"
 
 
-class Saved(NamedTuple):
-    """What `restore` found.
+class _StepAndTree(NamedTuple):
+    step: int
+    tree: Any
+
+
+class Saved(_StepAndTree):
+    """What `restore` found; unpacks into the first two.
 
     Attributes:
         step: of the checkpoint.
         tree: what was saved.
+        about: what the run is, as it was given to `save`; {} if nothing was.
     """
 
-    step: int
-    tree: Any
+    about: dict[str, Any]
+
+    def __new__(cls, step: int, tree: Any, about: dict[str, Any] | None = None) -> "Saved":
+        """A pair with one thing more to say."""
+        saved = super().__new__(cls, step, tree)
+        saved.about = about or {}
+        return saved
 
 
 def save(
@@ -103,7 +129,7 @@ def save(
     manifest = {
         "format": FORMAT,
         "step": step,
-        "about": _as_json(about),
+        "about": as_json(about),
         "versions": versions(),
         "arrays": outline,
         "checksums": {name: _sha256(array) for name, array in arrays.items()},
@@ -111,9 +137,9 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(folder)
     with _named_when_whole(folder / _name(step)) as unfinished:
-        _write_arrays(orbax, unfinished / _ARRAYS, arrays)
-        manifest["files"] = {name: _digest(path) for name, path in _files(unfinished).items()}
-        write_atomically(unfinished / _MANIFEST, _sealed(manifest))
+        _write_arrays(orbax, unfinished / ARRAYS, arrays)
+        manifest["files"] = checksums_of(unfinished)
+        write_atomically(unfinished / MANIFEST, sealed(manifest))
     others = [other for other in steps(folder) if other != step]
     for old in others[: max(len(others) - keep + 1, 0)]:
         _remove(folder / _name(old))
@@ -128,12 +154,13 @@ def restore(
         folder: of the run's checkpoints.
         like: what it must look like: a tree of the same structure, shapes and dtypes, or a function
             of the step that returns one. `jax.ShapeDtypeStruct` leaves will do.
-        about: what the run is. Where the checkpoint was written by other versions, "program" is
-            not compared, and a warning says that the bits may differ.
+        about: what the run is, to be compared with what was saved; None to compare nothing. Where
+            the checkpoint was written by other versions, "program" is not compared, and a warning
+            says that the bits may differ.
 
     Returns:
-        The step and the tree, in JAX arrays where `like` has none of NumPy's; None if there is no
-        checkpoint.
+        The step and the tree, in JAX arrays where `like` has none of NumPy's, and as `.about` what
+        was saved; None if there is no checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is of another run, with the differences; or there are
@@ -142,22 +169,23 @@ def restore(
         ConfigError: `about` is not made of JSON values.
         ModuleNotFoundError: Orbax is not installed.
     """
-    folder, expected = Path(folder).absolute(), _as_json(about)
+    folder = Path(folder).absolute()
+    expected = None if about is None else as_json(about)
     orbax = require_orbax()
-    damages = []
+    damages: list[str] = []
     for step in reversed(steps(folder)):
         path = folder / _name(step)
         wanted = like(step) if callable(like) else like
         try:
-            manifest = _read_manifest(path)
-            _require_same_run(path, manifest, expected, _outline(wanted))
+            manifest = read_manifest(path)
+            require_same_run(path, manifest, expected, _outline(wanted))
             tree = _read_arrays(orbax, path, manifest["checksums"], wanted)
-        except _DamageError as damage:
+        except DamageError as damage:
             damages.append(f"{path}: {damage}")
             continue
         for damage in damages:
             _warn(f"{damage}; the checkpoint of step {step} is used, the last one that is whole")
-        return Saved(step, tree)
+        return Saved(step, tree, manifest["about"])
     if damages:
         raise CheckpointError(
             f"no checkpoint is whole: {'; '.join(damages)}; put a copy in their place, or remove "
@@ -179,68 +207,6 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and _name(int(name)) == name)
 
 
-@contextlib.contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep every other process, and this one's other threads, out of a folder of checkpoints.
-
-    The system takes the lock back when the process ends, however it ends; the file `.lock` stays,
-    and means nothing. Where nothing can be locked, as on some network file systems, a warning says
-    so and the block runs.
-
-    Args:
-        folder: of the run's checkpoints; created if missing.
-
-    Raises:
-        CheckpointError: another one holds it.
-        OSError: the folder can't be written.
-    """
-    path = Path(folder).absolute() / _LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            _lock(file)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{path.parent} is in use by {_holder(path)}; wait until it has ended, stop it, or "
-                f"choose another folder"
-            ) from None
-        except OSError as error:
-            _warn(
-                f"{path.parent} can't be locked ({error.strerror}): see to it that no other "
-                f"process saves there"
-            )
-        with contextlib.suppress(OSError):  # who holds it is for people only
-            file.truncate(0)
-            print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
-        yield
-
-
-def _lock(file: Any) -> None:
-    """Take the system's lock on a file; BlockingIOError if somebody has it."""
-    if fcntl is None:
-        raise OSError(errno.ENOTSUP, "this system has no flock")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _holder(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return path.read_text().strip() or "another run"
-    return "another run"
-
-
-def versions() -> dict[str, str]:
-    """Return what may change the bits of a run: versions, and what computes."""
-    found = dict(_installed())
-    # The package itself imports this module, and runs from a checkout too.
-    found["funcnet"] = sys.modules["funcnet"].__version__
-    return {**found, "device": jax.devices()[0].device_kind}
-
-
-@functools.cache
-def _installed() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
-
-
 def fingerprint(array: Any) -> dict[str, str]:
     """Return what an array is: its dtype and shape, and a checksum of its bytes."""
     return {"array": _outline(array)[""], "sha256": _sha256(_to_host(array))}
@@ -259,10 +225,6 @@ def require_orbax() -> Any:
             f"checkpoints need Orbax ({error}): pip install 'funcnet[checkpoint]'"
         ) from error
     return orbax
-
-
-class _DamageError(Exception):
-    """Why a checkpoint can't be believed."""
 
 
 def _checkpointer(orbax: Any) -> Any:
@@ -301,66 +263,6 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def _as_json(about: Mapping[str, Any] | None) -> Any:
-    try:
-        return json.loads(json.dumps(about or {}, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"about is {about!r}, expected JSON values: {error}") from None
-
-
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest with its own checksum, as JSON that people can read."""
-    return f"{json.dumps({'sha256': _seal(manifest), **manifest}, indent=1)}\n".encode()
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are what it says."""
-    try:
-        _require_file(path / _MANIFEST)
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-        seal = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamageError(
-            f"{_MANIFEST} can't be read ({type(error).__name__}: {error})"
-        ) from error
-    if _seal(manifest) != seal:
-        raise _DamageError(f"{_MANIFEST} does not have the checksum that stands in it")
-    if manifest.get("format") != FORMAT:
-        raise _DamageError(
-            f"it has format {manifest.get('format')!r}, and this funcnet reads {FORMAT}"
-        )
-    try:
-        found = {name: _digest(file) for name, file in _files(path).items()}
-    except OSError as error:
-        raise _DamageError(f"it can't be read: {error}") from error
-    changed = sorted({name for name, _ in found.items() ^ manifest["files"].items()})
-    if changed:
-        raise _DamageError(f"missing, surplus or changed: {', '.join(changed[:_SHOWN])}")
-    return manifest
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Every file of the arrays by its name in the checkpoint."""
-    files = sorted(file for file in (path / _ARRAYS).rglob("*") if not file.is_dir())
-    return {file.relative_to(path).as_posix(): file for file in files}
-
-
-def _require_file(path: Path) -> None:
-    """Raise OSError for a pipe or a device, whose reader may wait for ever."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-
-
-def _digest(path: Path) -> str:
-    _require_file(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_arrays(orbax: Any, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # Orbax refuses arrays without elements: the outline says all there is to know of them.
     filled = {name: array for name, array in arrays.items() if array.size}
@@ -382,15 +284,15 @@ def _read_arrays(orbax: Any, path: Path, checksums: Mapping[str, str], like: Any
     }
     try:
         arrays = _checkpointer(orbax).restore(
-            path / _ARRAYS, args=orbax.args.PyTreeRestore(restore_args=args)
+            path / ARRAYS, args=orbax.args.PyTreeRestore(restore_args=args)
         )
     except Exception as error:  # whatever Orbax raises on files that it did not write
-        raise _DamageError(f"Orbax can't read it ({type(error).__name__}: {error})") from error
+        raise DamageError(f"Orbax can't read it ({type(error).__name__}: {error})") from error
     leaves = []
     for (name, leaf), expected in zip(_named(like).items(), data.values(), strict=True):
         array = arrays[name] if expected.size else np.zeros(expected.shape, expected.dtype)
         if _sha256(array) != checksums[name]:
-            raise _DamageError(f"{name} does not have the checksum that it was saved with")
+            raise DamageError(f"{name} does not have the checksum that it was saved with")
         leaves.append(_placed(array.reshape(expected.shape), leaf))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -410,43 +312,12 @@ def _placed(array: np.ndarray, like: Any) -> Any:
     return jnp.array(array)  # a copy: a buffer that numpy owns can't be donated
 
 
-def _require_same_run(
-    path: Path, manifest: Mapping[str, Any], about: Mapping[str, Any], outline: Mapping[str, str]
-) -> None:
-    """Raise CheckpointError unless the checkpoint is of the run described; warn of versions."""
-    stored, here = manifest["about"], versions()
-    if manifest["versions"] != here:
-        stored, about = ({**given, PROGRAM: None} for given in (stored, about))
-    problems = _differences(stored, about) or _differences(manifest["arrays"], outline)
-    if problems:
-        rest = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CheckpointError(
-            f"{path} is of another run: {'; '.join(problems[:_SHOWN])}{rest}; continue with what "
-            f"it was started with, or choose another folder"
-        )
-    if manifest["versions"] != here:
-        differing = "; ".join(_differences(manifest["versions"], here))
-        _warn(f"{path} was written elsewhere: {differing}; the run goes on, its bits may differ")
-
-
-def _differences(stored: Any, given: Any, place: str = "") -> list[str]:
-    """Where two JSON values differ, a sentence each."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        pairs = {key: (stored.get(key), given.get(key)) for key in {**stored, **given}}
-    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
-        pairs = {str(i): pair for i, pair in enumerate(zip(stored, given, strict=True))}
-    else:
-        return [] if stored == given else [f"{place} was {stored!r} and is now {given!r}"]
-    found = (_differences(*pair, f"{place}.{key}" if place else key) for key, pair in pairs.items())
-    return [difference for differences in found for difference in differences]
-
-
 def _name(step: int) -> str:
     return f"{step:08d}"
 
 
 @contextlib.contextmanager
-def _named_when_whole(path: Path) -> Iterator[Path]:
+def _named_when_whole(path: Path) -> Generator[Path, None, None]:
     """A new folder that gets the name `path` when the block has ended well, or is removed."""
     unfinished = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
     try:

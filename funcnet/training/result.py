@@ -28,12 +28,15 @@ class FitResult:
         accuracy: where the loss is a classification's, the fraction of the training examples
             whose largest output is that of their label, or of the answers of yes or no that are
             right; else None.
+        seconds: how long the compiled program ran, with what it took to compile it and without
+            checkpoints, callbacks and the progress bar; of a run that was resumed, all of it.
     """
 
     trainer: Trainer
     run: TrainState
     history: History
     accuracy: float | None
+    seconds: float
 
     @property
     def params(self) -> Params:
@@ -86,11 +89,13 @@ def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
         trainer.loss.check_labels(y, shape[-1] if shape else 1)
 
 
-def result_of(trainer: Trainer, progress: Progress, data: Data, watching: Watching) -> FitResult:
+def result_of(
+    trainer: Trainer, progress: Progress, data: Data, watching: Watching, seconds: float
+) -> FitResult:
     """What has been learned so far; after early stopping, what the best epoch had learned."""
     run = progress.run if progress.watch is None else progress.watch.best
     history = history_of(trainer, progress, watching)
-    return FitResult(trainer, run, history, accuracy(trainer, run, *data))
+    return FitResult(trainer, run, history, accuracy(trainer, run, *data), seconds)
 
 
 def history_of(trainer: Trainer, progress: Progress, watching: Watching) -> History:

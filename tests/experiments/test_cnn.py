@@ -129,7 +129,7 @@ def test_the_step_size_rises_and_falls_and_biases_do_not_decay():
 
 @pytest.mark.torch
 def test_the_peer_is_the_same_network(narrow, small_mnist):
-    """With funcnet's parameters and state: the same output, but for the order behind Flatten."""
+    """With funcnet's parameters and state: the same output, in the order behind Flatten too."""
     from experiments import cnn_torch
 
     config = small("unused")
@@ -137,10 +137,7 @@ def test_the_peer_is_the_same_network(narrow, small_mnist):
     trainer = mnist.make_trainer(config)
     run, _ = trainer.run(trainer.init(KEY), train[:2], 1)
     peer = cnn_torch.CnnPeer(config, config.sizes, mnist.LOSS)
-    arrays = fn.interop.state_dict(run.params, run.state)
-    # funcnet flattens rows, columns, channels; PyTorch channels, rows, columns
-    by_channel = arrays["15.weight"].reshape(10, 3, 3, -1).transpose(0, 3, 1, 2)
-    arrays["15.weight"] = by_channel.reshape(10, -1).copy()
+    arrays = fn.interop.state_dict(run.params, run.state, model=trainer.model)
     peer.network.load_state_dict({k: cnn_torch.torch.from_numpy(a) for k, a in arrays.items()})
     x, _ = peer.tensors(test[:2])
     theirs = peer.network.eval()(x).detach().numpy()
@@ -156,10 +153,9 @@ def test_the_peer_trains(narrow, small_mnist):
     train, _ = mnist.load(config)
     peer = cnn_torch.CnnPeer(config, config.sizes, mnist.LOSS)
     peer.prepare(train[:2])
-    learner = peer.learner(train[:2], 0)
-    losses, _ = runner.train([learner], 15, "title")
-    assert losses[0, -1] < losses[0, 0] - 0.1
-    assert learner.predict(train.x).shape == (64,)
+    learned = peer.learner(train[:2], 0).train(15)
+    assert learned.losses[-1] < learned.losses[0] - 0.1
+    assert runner.labels(learned.outputs, train.x).shape == (64,)
 
 
 @pytest.mark.torch

@@ -1,270 +1,16 @@
-"""Parameters survive the way to files and PyTorch and back, and nothing else is taken for them."""
+"""Parameters and state survive the way to PyTorch and back, under other names too."""
 
-import json
-import os
-import pickle
-import struct
-import zipfile
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import funcnet as fn
-from funcnet.errors import DtypeError, ParamsError
+from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.io import interop
-
-PARAMS = (
-    {"weight": jnp.arange(6.0).reshape(2, 3), "bias": jnp.array([0.5, -0.5])},
-    (),
-    ({"weight": jnp.ones((1, 2), jnp.bfloat16)}, ()),
-)
-KEYS = ["0.bias", "0.weight", "2.0.weight"]
-
-# A BatchNorm layer's parameters and state, after the linear layer of a Sequential.
-NORMED = ({"weight": jnp.ones((2, 2))}, {"weight": jnp.ones(2), "bias": jnp.zeros(2)})
-STATE = (
-    (),
-    {
-        "running_mean": jnp.array([1.0, 2.0]),
-        "running_var": jnp.array([3.0, 4.0]),
-        "num_batches_tracked": jnp.array(7, jnp.int32),
-    },
-)
-
-
-def shapes(tree):
-    return jax.eval_shape(lambda: tree)
-
-
-def check_equal(found, expected):
-    """The trees have one structure and the same bits, in JAX arrays."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert isinstance(a, jax.Array)
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "params.safetensors"
-    interop.save_params(path, PARAMS)
-    return path
-
-
-@pytest.mark.parametrize("like", [PARAMS, shapes(PARAMS)], ids=["arrays", "shapes"])
-def test_params_come_back(file, like):
-    check_equal(interop.load_params(file, like), PARAMS)
-    check_equal(interop.load_params(str(file), like), PARAMS)
-
-
-DTYPES = ["float32", "float16", "bfloat16", "int32", "int8", "uint8", "bool"]
-leaves = st.tuples(
-    st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3), st.integers(0, 2**32 - 1)
-).map(lambda t: jnp.array(np.random.default_rng(t[2]).normal(size=t[1]) * 50, t[0]))
-layers = st.dictionaries(st.sampled_from(["weight", "bias", "running_mean"]), leaves)
-trees = st.recursive(layers, lambda inner: st.lists(inner, max_size=4).map(tuple), max_leaves=8)
-
-
-@given(tree=trees)
-def test_any_tree_comes_back(tmp_path_factory, tree):
-    path = tmp_path_factory.mktemp("trees") / "params"
-    interop.save_params(path, tree)
-    check_equal(interop.load_params(path, shapes(tree)), tree)
-    params, state = interop.load_state_dict(interop.state_dict(tree), tree)
-    check_equal(params, tree)
-    assert state == ()
-
-
-def test_wide_types_come_back(tmp_path, x64):
-    params = {"a": jnp.array([1 / 3]), "n": jnp.array([2**62])}
-    interop.save_params(tmp_path / "p", params)
-    check_equal(interop.load_params(tmp_path / "p", shapes(params)), params)
-
-
-def test_nan_and_infinity_come_back(tmp_path):
-    params = {"weight": jnp.array([jnp.nan, -jnp.inf, -0.0])}
-    interop.save_params(tmp_path / "p", params)
-    check_equal(interop.load_params(tmp_path / "p", params), params)
-
-
-def test_the_layout_in_memory_does_not_matter(tmp_path):
-    transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    interop.save_params(tmp_path / "p", {"weight": transposed})
-    loaded = interop.load_params(tmp_path / "p", {"weight": transposed})
-    np.testing.assert_array_equal(loaded["weight"], transposed)
-
-
-def test_same_params_same_bytes_and_no_metadata(file, tmp_path):
-    reordered = ({"bias": PARAMS[0]["bias"], "weight": PARAMS[0]["weight"]}, *PARAMS[1:])
-    interop.save_params(tmp_path / "again", reordered)
-    data = file.read_bytes()
-    assert (tmp_path / "again").read_bytes() == data
-    (length,) = struct.unpack("<Q", data[:8])
-    assert sorted(json.loads(data[8 : 8 + length])) == KEYS
-
-
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(file, monkeypatch):
-    def fail(*paths):
-        raise OSError(28, "No space left on device")
-
-    data = file.read_bytes()
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
-        interop.save_params(file, {"weight": jnp.zeros(3)})
-    assert file.read_bytes() == data
-    assert os.listdir(file.parent) == [file.name]
-
-
-def test_a_missing_folder_or_file_is_an_oserror(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone/params"):
-        interop.save_params(tmp_path / "gone" / "params", PARAMS)
-    with pytest.raises(FileNotFoundError, match="gone"):
-        interop.load_params(tmp_path / "gone", PARAMS)
-    with pytest.raises(IsADirectoryError):
-        interop.load_params(tmp_path, PARAMS)
-
-
-class Pair(NamedTuple):
-    left: jax.Array
-    right: jax.Array
-
-
-def test_named_tuples_and_one_layer_have_keys():
-    assert list(interop.state_dict(Pair(jnp.zeros(1), jnp.ones(1)))) == ["left", "right"]
-    assert list(interop.state_dict({"weight": jnp.zeros(1)})) == ["weight"]
-    assert interop.state_dict(((), ())) == {}
-
-
-@pytest.mark.parametrize(
-    ("params", "error", "message"),
-    [
-        ({"weight": "text"}, DtypeError, "weight: expected an array, got str"),
-        (({"weight": [1.0]},), DtypeError, "0.weight.0: expected an array, got float"),
-        ({"w": np.array(["text"])}, DtypeError, "w: <U4 can't be saved"),
-        ({"w": np.array([1j])}, DtypeError, "w: complex128 can't be saved"),
-        ({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ParamsError, "two arrays have the key 'a.b'"),
-    ],
-)
-def test_params_that_cannot_be_saved_are_refused(tmp_path, params, error, message):
-    with pytest.raises(error, match=message):
-        interop.save_params(tmp_path / "p", params)
-    assert os.listdir(tmp_path) == []
-
-
-first = PARAMS[0]
-
-
-@pytest.mark.parametrize(
-    ("like", "message"),
-    [
-        ((first, (), ()), "2.0.weight is surplus"),
-        ((*PARAMS, {"bias": jnp.zeros(3)}), "3.bias is missing"),
-        (
-            ({**first, "bias": jnp.zeros(3)}, *PARAMS[1:]),
-            r"0.bias has shape \(2,\), expected \(3,\)",
-        ),
-        (
-            ({**first, "bias": jnp.zeros(2, jnp.float16)}, *PARAMS[1:]),
-            "is float32, expected float16",
-        ),
-        (({**first, "bias": jnp.zeros(2, int)}, *PARAMS[1:]), "0.bias is float32, expected int32"),
-        (
-            ({**first, "bias": jax.ShapeDtypeStruct((2,), np.float64)}, *PARAMS[1:]),
-            "0.bias is float64, which needs .*jax_enable_x64",
-        ),
-        (
-            ({"weight": first["weight"].T}, (), ({}, ()), {"bias": jnp.zeros(3)}),
-            "params.safetensors does not fit the model: 3.bias is missing; 0.bias is surplus; "
-            r"2.0.weight is surplus; 0.weight has shape \(2, 3\), expected \(3, 2\); expected",
-        ),
-    ],
-)
-def test_a_file_of_another_model_is_refused(file, like, message):
-    with pytest.raises(ParamsError, match=message):
-        interop.load_params(file, like)
-
-
-def test_a_long_list_of_differences_is_cut(file):
-    with pytest.raises(ParamsError, match=r"3\.weight is missing.*; and 17 more; expected"):
-        interop.load_params(file, tuple({"weight": jnp.zeros(1)} for _ in range(25)))
-
-
-def test_what_is_no_shape_is_refused(file):
-    with pytest.raises(DtypeError, match=r"0\.bias: expected an array to compare with, got float"):
-        interop.load_params(file, ({"weight": 1.0, "bias": 1.0}, (), ({"weight": 1.0}, ())))
-
-
-def header(**tensors):
-    text = json.dumps(tensors).encode()
-    return struct.pack("<Q", len(text)) + text
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "damaged, or not a safetensors file"),
-        (b"<!DOCTYPE html>", "damaged, or not a safetensors file"),
-        (struct.pack("<Q", 2**62), "damaged, or not a safetensors file"),
-        (header(w={"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}), "damaged"),
-        (header(w={"dtype": "F32", "shape": [2**63, 4], "data_offsets": [0, 0]}), "damaged"),
-        (
-            header(w={"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}) + b"\x00",
-            "w has the dtype F8_E4M3, which funcnet has not",
-        ),
-    ],
-)
-def test_damaged_files_are_refused(tmp_path, data, message):
-    path = tmp_path / "params"
-    path.write_bytes(data)
-    with pytest.raises(ParamsError, match=f"{path}: {message}"):
-        interop.load_params(path, {"w": jnp.zeros(1)})
-
-
-class Bomb:
-    """Marks its unpickling."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("a pickle was loaded",))
-
-
-def test_pickles_are_named_and_never_loaded(tmp_path):
-    bare = tmp_path / "bare.pt"
-    bare.write_bytes(pickle.dumps({"weight": Bomb()}))
-    zipped = tmp_path / "zipped.pt"
-    with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("archive/data.pkl", bare.read_bytes())
-    for path in (bare, zipped):
-        with pytest.raises(ParamsError, match=r"a pickle, not .* safetensors\.torch\.save_file"):
-            interop.load_params(path, PARAMS)
-
-
-def test_every_truncation_is_refused(file):
-    data = file.read_bytes()
-    for length in range(len(data)):
-        file.write_bytes(data[:length])
-        with pytest.raises(ParamsError, match="damaged"):
-            interop.load_params(file, PARAMS)
-
-
-@given(position=st.integers(0, 260), noise=st.binary(min_size=1, max_size=16))
-def test_noise_is_refused_or_leaves_the_shapes(tmp_path_factory, position, noise):
-    path = tmp_path_factory.mktemp("noise") / "params"
-    interop.save_params(path, PARAMS)
-    data = bytearray(path.read_bytes())
-    data[position : position + len(noise)] = noise
-    path.write_bytes(data)
-    try:
-        loaded = interop.load_params(path, PARAMS)
-    except ParamsError as error:
-        assert str(error).startswith(str(path))  # noqa: PT017
-    else:
-        assert shapes(loaded) == shapes(PARAMS)
+from tests.io.examples import NORMED, STATE, check_equal, shapes
 
 
 def test_state_and_params_share_a_state_dict():
@@ -279,15 +25,10 @@ def test_state_and_params_share_a_state_dict():
 
 
 def test_a_file_may_hold_params_and_state(tmp_path):
-    interop.save_params(tmp_path / "both", interop.state_dict(NORMED, STATE))
+    fn.save_params(tmp_path / "both", interop.state_dict(NORMED, STATE))
     params, state = interop.load_state_dict(tmp_path / "both", NORMED, STATE)
     check_equal(params, NORMED)
     check_equal(state, STATE)
-
-
-def test_params_and_state_of_one_name_are_refused():
-    with pytest.raises(ParamsError, match=r"two arrays have the key '0\.weight'"):
-        interop.state_dict(({"weight": jnp.zeros(1)},), ({"weight": jnp.zeros(1)},))
 
 
 def test_integers_are_converted_where_they_fit():
@@ -353,7 +94,7 @@ class TestTorch:
         if way == "mapping":
             arrays = {k: torch.from_numpy(v) for k, v in interop.state_dict(params).items()}
         else:
-            interop.save_params(tmp_path / "p", params)
+            fn.save_params(tmp_path / "p", params)
             arrays = safetensors.torch.load_file(tmp_path / "p")
         model = self.model()
         model.load_state_dict(arrays)
@@ -409,3 +150,115 @@ class TestTorch:
     def test_a_module_is_no_state_dict(self):
         with pytest.raises(DtypeError, match=r"got Sequential; of a PyTorch module, pass"):
             interop.load_state_dict(self.model(), ())  # pyright: ignore[reportArgumentType]
+
+
+def numbered(model, seed=0):
+    """Parameters and a state in which no two numbers are alike."""
+    rng = np.random.default_rng(seed)
+    trees = model.init(jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype), trees
+    )
+
+
+CNN = fn.Sequential(
+    fn.Conv2d(3, 4, 3, padding=1), fn.ReLU(), fn.MaxPool2d(2), fn.Flatten(), fn.Linear(24, 5)
+)
+
+
+def test_columns_behind_flatten_are_channels_rows_columns():
+    params, state = numbered(CNN)
+    columns = interop.state_dict(params, state, model=CNN)["4.weight"].reshape(5, 4, 2, 3)
+    expected = params[4]["weight"].reshape(5, 2, 3, 4).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(columns, expected)
+
+
+NARROW = fn.Sequential(fn.Conv2d(3, 1, 2), fn.Flatten(), fn.Linear(6, 2))
+POOLED = fn.Sequential(fn.Conv2d(3, 4, 2), fn.AdaptiveAvgPool2d(1), fn.Flatten(), fn.Linear(4, 8))
+PLAIN = fn.Sequential(fn.Linear(3, 4), fn.Flatten(), fn.BatchNorm1d(4), fn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("model", [NARROW, POOLED, PLAIN])
+def test_where_the_order_is_the_same_nothing_is_moved_or_said(model):
+    trees = numbered(model)
+    moved, same = interop.state_dict(*trees, model=model), interop.state_dict(*trees)
+    for key, array in same.items():
+        np.testing.assert_array_equal(moved[key], array)
+    check_equal(interop.load_state_dict(moved, *trees), trees)
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_without_the_model_a_warning_names_both_layers(way):
+    trees = numbered(CNN)
+    arrays = interop.state_dict(*trees, model=CNN)
+    calls = {
+        "there": lambda: interop.state_dict(*trees),
+        "back": lambda: interop.load_state_dict(arrays, *trees),
+    }
+    with pytest.warns(RuntimeWarning, match=r"4\.weight seems .*images that 0\.weight.* model="):
+        calls[way]()
+
+
+def torch_twin(model):
+    """The network of PyTorch that a model stands for; its named children in one Sequential."""
+    from torch import nn
+
+    if isinstance(model, fn.Sequential):
+        return nn.Sequential(*map(torch_twin, model.layers))
+    arguments = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    return getattr(nn, type(model).__name__)(**arguments)
+
+
+BEHIND = {
+    "Linear": [fn.Linear(24, 5)],
+    "activation, Dropout": [
+        fn.Tanh(),
+        fn.Dropout(0.5),
+        fn.Linear(24, 5),
+        fn.ReLU(),
+        fn.Linear(5, 2),
+    ],
+    "BatchNorm1d": [fn.BatchNorm1d(24), fn.ReLU(), fn.Linear(24, 5), fn.BatchNorm1d(5)],
+    "BatchNorm1d alone": [
+        fn.BatchNorm1d(24, affine=False),
+        fn.Linear(24, 24, bias=False),
+        fn.Linear(24, 2),
+    ],
+    "LayerNorm": [fn.LayerNorm(24), fn.RMSNorm(24), fn.Linear(24, 5)],
+    "nested": [fn.Sequential(fn.Sequential(), fn.Sequential(fn.GELU(), fn.Linear(24, 5)))],
+}
+FEATURES = [fn.Conv2d(3, 4, 3, padding=1), fn.BatchNorm2d(4), fn.ReLU(), fn.MaxPool2d(2)]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_convolutional_network_predicts_the_same_in_torch_and_back(name, nested):
+    import torch
+
+    head = [fn.Flatten(), *BEHIND[name]]
+    model = (
+        fn.Sequential(fn.Sequential(*FEATURES), fn.Sequential(*head))
+        if nested
+        else fn.Sequential(*FEATURES, *head)
+    )
+    params, state = numbered(model)
+    twin = torch_twin(model).eval()
+    arrays = interop.state_dict(params, state, model=model)
+    twin.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
+    x = np.random.default_rng(1).normal(size=(7, 4, 6, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
+    found = model.apply(params, state, jnp.asarray(x)).value
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    back = interop.load_state_dict(twin.state_dict(), params, state, model=model)
+    check_equal(back, (params, state))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [interop.state_dict, lambda *trees, model: interop.load_state_dict({}, *trees, model=model)],
+)
+def test_a_model_that_is_none_is_refused(call):
+    with pytest.raises(ConfigError, match="model is 'model', expected an instance of"):
+        call((), (), model="model")
