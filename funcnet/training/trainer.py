@@ -28,6 +28,7 @@ from funcnet._internal.checks import (
     require_loss,
     require_positive_int,
 )
+from funcnet._internal.fields import set_fields
 from funcnet.data import arrays
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.layers import Module, Params, State
@@ -89,8 +90,8 @@ class Trainer:
                 f"optimizer is {self.optimizer!r}, expected an optax transformation such as "
                 f"optax.sgd(0.03)"
             )
-        object.__setattr__(self, "batch_size", require_positive_int("batch_size", self.batch_size))
-        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        batch_size = require_positive_int("batch_size", self.batch_size)
+        set_fields(self, batch_size=batch_size, metrics=as_metrics(self.metrics))
         for name in ("model", "loss", "metrics"):
             try:
                 hash(getattr(self, name))
