@@ -58,7 +58,7 @@ from funcnet.training.state import (
     start,
 )
 from funcnet.training.step import loss_and_state
-from funcnet.training.trainer import Trainer, begun, entries, require_epochs, train_donating
+from funcnet.training.trainer import Trainer, begun, epoch_entries, require_epochs, train_donating
 
 # fit returns to Python about this often, in seconds, to move the progress bar.
 PROGRESS_INTERVAL = 0.2
@@ -214,16 +214,16 @@ def _divergence(trainer, carry, data, result) -> DivergenceError:
 def _first_run(settings: Settings, key: Array, dtype: Any) -> TrainState:
     """The state before the first epoch: drawn, or what the caller gave."""
     trainer = settings.trainer
-    if settings.given is None:
-        return trainer.init(key, dtype)
     drawn = trainer.init(key, dtype)
+    if settings.given is None:
+        return drawn
     params, state = (
         tree if given is None else _like(name, given, tree)
         for name, given, tree in zip(
             ("params", "state"), settings.given, (drawn.params, drawn.state), strict=True
         )
     )
-    return begun(trainer, key, params, state)
+    return begun(trainer, jnp.copy(key), params, state)
 
 
 def _like(name: str, given: Any, drawn: Any) -> Any:
@@ -244,7 +244,7 @@ def _like(name: str, given: Any, drawn: Any) -> Any:
 def _trained(settings: Settings, run: TrainState) -> Progress:
     """The carry when the run has ended, in one way or another."""
     trainer, validation, watching = settings.trainer, settings.validation, settings.watching
-    names = entries(trainer, run, validated=validation is not None)
+    names = epoch_entries(trainer, run, validated=validation is not None)
     carry = start(run, settings.epochs, names, settings.patience, watching)
     if settings.checkpoint_dir is None:
         return _train_in_pieces(settings, carry)

@@ -12,7 +12,7 @@ from funcnet.layers import Loss, Params, State
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
 from funcnet.training.state import Data, Progress, TrainState, Watching, dtype_of
-from funcnet.training.trainer import Trainer, entries, evaluated
+from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FitResult:
         data = arrays.checked("data", data, dtype_of(self.params))
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
         found = evaluated(self.trainer, self.params, self.state, data)
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(found[name]) for name in entries(self.trainer)}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a line for each epoch."""
@@ -101,7 +101,7 @@ def result_of(
 def history_of(trainer: Trainer, progress: Progress, watching: Watching) -> History:
     """What has been recorded so far."""
     epochs = int(progress.done)
-    names = entries(trainer, progress.run, VALIDATION + "loss" in progress.history)
+    names = epoch_entries(trainer, progress.run, VALIDATION + "loss" in progress.history)
     history = History({name: np.asarray(progress.history[name])[:epochs] for name in names})
     history["diverged_at"] = np.asarray(progress.diverged_at)
     if watching.entry in history:

@@ -17,7 +17,7 @@ X = RNG.normal(size=(N, 3)).astype(np.float32)
 LABELS = np.sort(RNG.integers(0, C, N))  # sorted, so that batches differ
 FEW = np.where(np.arange(N) % 3 == 0, -100, LABELS)
 NONE_AT_FIRST = np.where(np.arange(N) < 6, -100, LABELS)
-WEIGHT = (0.1, 5.0, 1.0, 0.0)
+WEIGHT = (0.1, 5.0, 1.0, 0.3)
 PROBABILITIES = RNG.dirichlet(np.ones(C), N).astype(np.float32)
 MODEL = fn.Sequential(fn.Linear(3, C), fn.LogSoftmax())
 STILL = optax.sgd(0.0)
@@ -66,6 +66,7 @@ def test_any_batch_size_gives_the_loss_of_the_whole_set(name):
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_pytorchs(name):
     import torch
@@ -88,6 +89,15 @@ def test_weighted_labels_by_numpy():
     w = np.array(WEIGHT)[LABELS]
     expected = -(w * S[np.arange(N), LABELS]).sum() / w.sum()
     np.testing.assert_allclose(over_the_set(loss, LABELS, 5), expected, rtol=2e-6)
+
+
+def test_a_batch_whose_labels_all_weigh_nothing_is_left_out_of_an_evaluation():
+    loss = fn.CrossEntropyLoss(weight=(0.0, 5.0, 1.0, 0.3))
+    assert (LABELS[:2] == 0).all()
+    logits, _, _ = whole(loss, LABELS)
+    t = fn.Trainer(MODEL, loss, STILL, 2)
+    found = t.evaluate(*MODEL.init(KEY), (X, LABELS))
+    np.testing.assert_allclose(found, loss(jnp.asarray(logits), jnp.asarray(LABELS)), rtol=2e-6)
 
 
 def test_a_function_is_averaged_over_the_examples():
