@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 import funcnet as fn
-from funcnet.errors import ConfigError
 
 IMAGE = (28, 28, 1)
 CHANNELS, KERNELS = (32, 64, 128), (5, 3, 3)
@@ -38,10 +37,6 @@ class RandomShift(fn.Module):
 
     pixels: int
     mirror: bool = False
-
-    def __post_init__(self):
-        if self.pixels < 1:
-            raise ConfigError(f"RandomShift's pixels is {self.pixels}, expected at least 1")
 
     def apply(self, params, state, x, *, key: Any = None, train=False):
         """(N, height, width, channels) -> the same shape; `key` draws the shifts."""

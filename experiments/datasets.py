@@ -115,7 +115,7 @@ def load(
 
     Raises:
         ValueError: the name is unknown, or a file is not the official one (`idx.IDXError`).
-        OSError: a file is missing from `data_dir`, can't be read, or can't be downloaded.
+        OSError: a file is missing, can't be read, or can't be downloaded.
     """
     if name not in DATA_SETS:
         raise ValueError(f"data set: expected one of {list(DATA_SETS)}, got {name!r}")

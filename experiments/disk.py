@@ -113,7 +113,8 @@ def train_seeds(
     timed, others = None, None
     for number in range(config.seeds):
         drawn = draw(jax.random.key(number))
-        seed = make_seed(trainer, loss, number, drawn)
+        title, data = f"{TITLES[loss]}, seed {number}", training_data(loss, drawn)
+        seed = Seed(loss, number, f"{loss}-{number}", title, trainer, data, drawn.key)
         if timed and others is None and not alone:
             others = train_side_by_side(config, loss, trainer, range(number, config.seeds))
         if timed and others and number in others:
@@ -150,13 +151,6 @@ def train_side_by_side(
         for i, seed in enumerate(seeds)
         if diverged_at[i] < 0
     }
-
-
-def make_seed(trainer: fn.Trainer, loss: str, number: int, drawn: Drawn) -> Seed:
-    """Return a seed's training with one loss."""
-    title = f"{TITLES[loss]}, seed {number}"
-    data = training_data(loss, drawn)
-    return Seed(loss, number, f"{loss}-{number}", title, trainer, data, drawn.key)
 
 
 def draw(key: Array) -> Drawn:

@@ -15,16 +15,13 @@ TOTAL_SECONDS = 900.0
 def fetch(
     url: str, limit: int, open_url: Callable[..., http.client.HTTPResponse] | None = None
 ) -> bytes:
-    """Return what an address serves.
+    """Return what an address serves, whole, held in memory: nothing broken comes to the disk.
 
     Args:
         url: the address.
         limit: the most bytes to accept.
         open_url: opens an address given `timeout=` seconds. By default over https alone,
             redirections included.
-
-    Returns:
-        Every byte served. They are held in memory: a broken transfer leaves nothing on the disk.
 
     Raises:
         OSError: no connection, a server's error, more bytes than `limit`, fewer than announced, or

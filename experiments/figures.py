@@ -62,15 +62,10 @@ def decision_regions(
     title: str,
     resolution: int = 500,
 ) -> Figure:
-    """Draw what a classifier says over the square: the paper's Figures 2 and 3.
+    """Draw what a classifier of points says over the square: the paper's Figures 2 and 3.
 
-    Args:
-        predict: returns the labels, 0 or 1, of points in float32.
-        x: points to draw over the regions.
-        y: their labels. Those that differ from the prediction are ringed.
-        radius: of the true circle around the origin, drawn for comparison.
-        title: names the classifier and its accuracy.
-        resolution: points of the grid along each side.
+    Points whose label, 0 or 1, is not what is predicted are ringed; the true circle is drawn for
+    comparison. The regions are told on a grid of so many points along each side.
     """
     figure, axes = _square(title)
     # The middle of each pixel: imshow's extent is the pixels' outer edges.

@@ -76,24 +76,15 @@ def main(config: Config) -> None:
 
 
 def read_options(folder: Path) -> mnist.Config:
-    """Return the options that decide on a run's network and data.
-
-    Raises:
-        ResultsError: the folder holds no run of the mnist experiment.
-    """
+    """Return the options that decide on a run's network and data, or raise ResultsError."""
     options = results.read(folder).config
     names = ("data", "data_dir", "train_size", "hidden")
     try:
-        data, data_dir, train_size, hidden = (options[name] for name in names)
-        if data not in datasets.DATA_SETS:
-            raise ConfigError(f"data is {data!r}")
-        return mnist.Config(
-            model=options.get("model", "mlp"),
-            data=data,
-            data_dir=data_dir,
-            train_size=train_size,
-            hidden=tuple(hidden),
-        )
+        chosen = {name: options[name] for name in names}
+        if chosen["data"] not in datasets.DATA_SETS:
+            raise ConfigError(f"data is {chosen['data']!r}")
+        chosen |= {"model": options.get("model", "mlp"), "hidden": tuple(chosen["hidden"])}
+        return mnist.Config(**chosen)
     except (KeyError, TypeError, ValueError) as error:
         raise results.ResultsError(
             f"{folder}: not a run of the mnist experiment ({type(error).__name__}: {error})"
@@ -104,8 +95,7 @@ def load_network(config: Config, model: fn.Module) -> tuple[Any, Any]:
     """Return the parameters and the state that a seed of the run has left.
 
     Raises:
-        ResultsError: the run has no such seed.
-        ParamsError: the file is damaged or belongs to another network.
+        ResultsError, ParamsError: there is no such seed; its file is damaged or another network's.
     """
     like, state = jax.eval_shape(model.init, jax.random.key(0))
     path = config.run / mnist.params_name(config.seed)
@@ -115,7 +105,7 @@ def load_network(config: Config, model: fn.Module) -> tuple[Any, Any]:
             f"{path} is not there, so that seed {config.seed} can't be asked; the run has left "
             f"{', '.join(there) or 'no parameters'}"
         )
-    return fn.interop.load_state_dict(path, like, state)
+    return fn.load(path, (like, state))
 
 
 def choose(test: mnist.Images, index: int | None) -> tuple[np.ndarray, int]:

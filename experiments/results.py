@@ -127,11 +127,7 @@ def write(
 
 
 def read(folder: Path) -> Results:
-    """Return what `write` wrote into a folder.
-
-    Raises:
-        ResultsError: there is no `results.json`, it can't be read, or it is damaged.
-    """
+    """Return what `write` wrote into a folder; ResultsError if that can't be read or is damaged."""
     path = folder / FILE_NAME
     try:
         content = json.loads(path.read_bytes())

@@ -8,6 +8,7 @@ instead of trained.
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -157,14 +158,16 @@ class Experiment:
 
         Yields:
             What each framework has learned; nothing of one that diverged, if the options say so.
-
-        Raises:
-            DivergenceError, CheckpointError: see `fit`.
         """
         tests = tests or {}
         callbacks = []
         if after := tests.get("funcnet"):
-            callbacks.append(lambda event: after(event.epoch + 1, event.result.predict))
+
+            def call(event: Any) -> None:
+                outputs = partial(seed.trainer.predict, event.run.params, event.run.state)
+                after(event.epoch + 1, outputs)
+
+            callbacks.append(call)
         if getattr(self._options, "same_start", False):
             start = seed.trainer.init(seed.key)
             theirs = peers[0].learner(seed.data, seed.number, start, tests.get("torch"))
@@ -200,13 +203,13 @@ class Experiment:
             result = self._fit(seed, progress=seed.title, callbacks=callbacks, **saving)
         except fn.DivergenceError as error:
             self.write_params(seed, error.result.params, error.result.state)
-            message = f"{seed.title}: {error}; lower --learning-rate"
+            told = str(error).partition("; error.result")[0]
+            message = f"{seed.title}: {told}; its last weights are saved; lower --learning-rate"
             raise fn.DivergenceError(message, error.epoch, error.result, error.diagnosis) from None
         self.write_params(seed, result.params, result.state)
         tqdm.write(f"{seed.title}: trained in {result.seconds:.2f} s")
-        times = result.seconds, compile_seconds
         losses = np.asarray(result.history["loss"], float)
-        return Learned("funcnet", losses, result.predict, *times)
+        return Learned("funcnet", losses, result.predict, result.seconds, compile_seconds)
 
     def _warm_up(self, seed: Seed) -> float:
         """Compile what trains this seed and others; return the seconds that takes, or took."""
@@ -231,20 +234,13 @@ class Experiment:
     def write_params(self, seed: Seed, params: Any, state: Any) -> None:
         """Write a seed's parameters, and with them its state: running statistics."""
         if self._keep_params:
-            arrays = fn.interop.state_dict(params, state)
-            fn.save_params(self._options.out / f"params-{seed.name}.safetensors", arrays)
+            fn.save(self._options.out / f"params-{seed.name}.safetensors", params, state)
 
     def add(self, seed: Seed, learned: Learned, **scores: float) -> results.Run:
         """Keep what a seed came to: killing the program later can't lose it."""
-        run = results.Run(
-            framework=learned.framework,
-            loss=seed.loss,
-            seed=seed.number,
-            seconds=learned.seconds,
-            compile_seconds=learned.compile_seconds,
-            model=seed.model,
-            **scores,
-        )
+        about = learned.framework, seed.loss, seed.number
+        times = {"seconds": learned.seconds, "compile_seconds": learned.compile_seconds}
+        run = results.Run(*about, **times, **scores, model=seed.model)
         self.runs.append(run)
         self._write()
         return run

@@ -18,13 +18,9 @@ from funcnet.io.files import write_atomically
 def write(
     out: Path, loss: str, differences: Sequence[Mapping[str, Any]], runs: list[results.Run]
 ) -> str:
-    """Write the report and the figure of one loss; return the report.
+    """Write the report and the figure of one loss, and return the report.
 
-    Args:
-        out: an existing folder.
-        loss: "mse", in the names of the files.
-        differences: of each seed, see `runner.Learned.apart`.
-        runs: of both frameworks with this loss.
+    The differences are each seed's `runner.Learned.apart`, the runs those of both frameworks.
     """
     stacked = {key: np.stack([seed[key] for seed in differences]) for key in differences[0]}
     report = render(stacked, runs)

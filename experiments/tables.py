@@ -12,7 +12,7 @@ from experiments.results import Run
 
 
 class Published(NamedTuple):
-    """A column of the paper: its fields have the meaning of those of `Run`."""
+    """A column of the paper, with the fields of `Run`."""
 
     table: str
     seconds: float

@@ -4,9 +4,9 @@ nn.Sequential, optim.SGD, and mini-batches from a random permutation: no DataLoa
 cost more than the networks here. PyTorch uses as many threads as it likes.
 """
 
+import dataclasses
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -122,11 +122,7 @@ class Peer:
         self.compile_seconds = time.perf_counter() - start
 
     def learner(
-        self,
-        data: tuple[Any, Any],
-        seed: int,
-        start: fn.TrainState | None = None,
-        after: After | None = None,
+        self, data: Any, seed: int, start: fn.TrainState | None = None, after: After | None = None
     ) -> "TorchLearner":
         """Return a fresh learner; the one before it must not be used any more.
 
@@ -143,10 +139,10 @@ class Peer:
             for layer in self.network:
                 if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
                     layer.reset_parameters()
-            return TorchLearner(self, title, x, y, after=after)
+            return TorchLearner(self, title, x, y, after)
         arrays = fn.interop.state_dict(start.params)
         self.network.load_state_dict({k: torch.from_numpy(a) for k, a in arrays.items()})
-        return TorchLearner(self, title, x, y, order_of(start, len(x)), after)
+        return TorchLearner(self, title, x, y, after, order_of(start, len(x)))
 
     def tensors(self, data: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features and targets as the losses take them, the network in their dtype."""
@@ -183,41 +179,31 @@ def order_of(start: fn.TrainState, examples: int) -> Order:
     return lambda epoch: np.array(compute(epoch))
 
 
+@dataclasses.dataclass
 class TorchLearner:
-    """One seed's training in PyTorch.
+    """One seed's training in PyTorch; use `Peer.learner`."""
 
-    Args:
-        peer: the network, initialised.
-        title: of the seed, for the progress bar and in an error.
-        x: features, (examples, features).
-        y: targets.
-        order: of the examples; a random permutation by default.
-        after: called after each epoch.
+    peer: Peer
+    title: str
+    """Of the progress bar and of an error."""
+    x: torch.Tensor
+    y: torch.Tensor
+    after: After | None = None
+    """Called after each epoch."""
+    order: Order | None = None
+    """Of the examples; a random permutation by default."""
+    losses: list[float] = dataclasses.field(default_factory=list)
+    """Of each epoch so far."""
+    apart: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """See `runner.Learned`; filled by `beside`."""
+    seconds: float = 0.0
 
-    Attributes:
-        losses: of each epoch.
-        apart: see `runner.Learned`; filled by `beside`.
-        seconds: spent on training.
-    """
-
-    def __init__(
-        self,
-        peer: Peer,
-        title: str,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        order: Order | None = None,
-        after: After | None = None,
-    ):
-        self.losses: list[float] = []
-        self.apart: dict[str, list[float]] = defaultdict(list)
-        self.seconds = 0.0
-        self._peer, self._title, self._x, self._y = peer, title, x, y
-        self._order, self._after, self._step = order, after, peer.make_step()
+    def __post_init__(self):
+        self._step = self.peer.make_step()
 
     def train(self, epochs: int) -> Learned:
         """Train under a progress bar; return what was learned."""
-        with tqdm(range(epochs), unit="epoch", desc=self._title, leave=False) as bar:
+        with tqdm(range(epochs), unit="epoch", desc=self.title, leave=False) as bar:
             for _ in bar:
                 bar.set_postfix(loss=f"{self.epoch():.4g}", refresh=False)
         return self.learned()
@@ -227,12 +213,12 @@ class TorchLearner:
         ours = {"loss": float(event.history["loss"][-1]), **fn.interop.state_dict(event.run.params)}
         theirs = {"loss": self.epoch(), **self.arrays()}
         for key, array in ours.items():
-            self.apart[key].append(float(np.max(np.abs(array - theirs[key]))))
+            self.apart.setdefault(key, []).append(float(np.max(np.abs(array - theirs[key]))))
 
     def learned(self) -> Learned:
         """Return what was learned so far."""
-        peer, times = self._peer, (self.seconds, self._peer.compile_seconds)
-        return Learned(peer.framework, np.array(self.losses), self.outputs, *times, self.apart)
+        times = self.seconds, self.peer.compile_seconds
+        return Learned(self.peer.framework, np.array(self.losses), self.outputs, *times, self.apart)
 
     def epoch(self) -> float:
         """Train one epoch; return the mean loss over the examples as they were seen.
@@ -242,27 +228,27 @@ class TorchLearner:
         """
         number = len(self.losses)
         # Given from outside, the order is no part of the work to be timed.
-        order = self._order and torch.from_numpy(self._order(number)).to(self._x.device)
+        order = self.order and torch.from_numpy(self.order(number)).to(self.x.device)
         start = time.perf_counter()
-        loss = self._train_epoch(torch.randperm(len(self._x)) if order is None else order)
+        loss = self._train_epoch(torch.randperm(len(self.x)) if order is None else order)
         self.seconds += time.perf_counter() - start
         if not math.isfinite(loss):
             raise fn.DivergenceError(
-                f"{self._title}: the loss became infinite or NaN in epoch {number} (counted from "
+                f"{self.title}: the loss became infinite or NaN in epoch {number} (counted from "
                 f"0); lower --learning-rate",
                 epoch=number,
             )
         self.losses.append(loss)
-        if self._after is not None:
-            self._after(number + 1, self.outputs)
+        if self.after is not None:
+            self.after(number + 1, self.outputs)
         return loss
 
     def _train_epoch(self, order: torch.Tensor) -> float:
-        model, loss_of = self._peer.model, self._peer.loss
-        total = torch.zeros((), dtype=self._x.dtype, device=self._x.device)
-        for rows in order.split(self._peer.options.batch_size):
-            self._peer.network.zero_grad()
-            loss = loss_of(model(self._x[rows]), self._y[rows])
+        model, loss_of = self.peer.model, self.peer.loss
+        total = torch.zeros((), dtype=self.x.dtype, device=self.x.device)
+        for rows in order.split(self.peer.options.batch_size):
+            self.peer.network.zero_grad()
+            loss = loss_of(model(self.x[rows]), self.y[rows])
             loss.backward()
             self._step()
             total += loss.detach() * len(rows)
@@ -271,13 +257,13 @@ class TorchLearner:
     @torch.no_grad()
     def outputs(self, x: Any) -> np.ndarray:
         """Return the network's output, (examples, classes)."""
-        features = self._peer.as_input(torch.tensor(np.asarray(x), device=self._x.device))
-        network = self._peer.network.eval()
+        features = self.peer.as_input(torch.tensor(np.asarray(x), device=self.x.device))
+        network = self.peer.network.eval()
         found = [network(part) for part in features.split(_PREDICT_BATCH)]
         network.train()
         return torch.cat(found).cpu().numpy()
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Return the parameters, views of them where they are on the CPU."""
-        state = self._peer.network.state_dict()
+        state = self.peer.network.state_dict()
         return {key: tensor.detach().cpu().numpy() for key, tensor in state.items()}

@@ -128,3 +128,15 @@ def test_training_sees_no_particular_layer_or_loss():
 @pytest.mark.parametrize("path", modules(ROOT / "experiments"), ids=name_of)
 def test_experiments_import_no_tests(path):
     assert not {name for name in imported(path) if name.startswith("tests")}
+
+
+# They look into funcnet to measure it and to break it.
+INSIDERS = ("experiments.bench", "experiments.kill_table")
+
+
+@pytest.mark.parametrize("path", modules(ROOT / "experiments"), ids=name_of)
+def test_experiments_use_what_is_public(path):
+    if name_of(path).startswith(INSIDERS):
+        return
+    for name in imported(path):
+        assert not name.startswith(("funcnet._internal", "funcnet.training")), name

@@ -6,6 +6,7 @@ python -m experiments.examples.digits
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -50,10 +51,9 @@ def main(size: int = 10_000, epochs: int = 5, out: Path = Path("runs/digits")) -
     out.mkdir(parents=True, exist_ok=True)
     fn.save(out / "digits.safetensors", result.params, result.state)
     params, state = fn.load(out / "digits.safetensors", like=model)
-    logits, _ = model.apply(params, state, test[0][:10])
+    logits, _ = model.apply(params, state, jnp.asarray(test[0][:10]))
     assert (logits.argmax(axis=-1) == result.predict(test[0][:10]).argmax(axis=-1)).all()
     print(f"the first ten test images: {test[1][:10]}, read as {logits.argmax(axis=-1)}")
-    print(f"the network is in {out / 'digits.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ def restore(
     folder = Path(folder).absolute()
     expected = None if about is None else as_json(about)
     orbax = require_orbax()
-    damages = []
+    damages: list[str] = []
     for step in reversed(steps(folder)):
         path = folder / _name(step)
         wanted = like(step) if callable(like) else like
@@ -317,7 +317,7 @@ def _name(step: int) -> str:
 
 
 @contextlib.contextmanager
-def _named_when_whole(path: Path) -> Iterator[Path]:
+def _named_when_whole(path: Path) -> Generator[Path, None, None]:
     """A new folder that gets the name `path` when the block has ended well, or is removed."""
     unfinished = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
     try:

@@ -13,9 +13,10 @@ features are by the channels.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +39,8 @@ from funcnet.layers import (
 )
 from funcnet.layers.containers import Container
 
+_Path = tuple[int | str, ...]
+
 
 class Order(NamedTuple):
     """How an array's features are ordered.
@@ -57,7 +60,9 @@ class _Seen:
 
     kind: Literal["other", "images", "flat"] = "other"
     channels: int | None = None
-    shape: tuple[int, ...] = ()  # containers compare shapes
+    # Containers ask for these, and compare them.
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[Any] = np.dtype(np.float32)
 
     def __add__(self, other: Any) -> "_Seen":
         if isinstance(other, _Seen) and other != self:
@@ -95,8 +100,10 @@ def from_torch(arrays: Mapping[str, np.ndarray], orders: Mapping[str, Order]) ->
     return _reordered(arrays, orders, to_torch=False)
 
 
-def _reordered(arrays, orders, to_torch: bool) -> dict[str, Any]:
-    done = dict(arrays)
+def _reordered(
+    arrays: Mapping[str, np.ndarray], orders: Mapping[str, Order], to_torch: bool
+) -> dict[str, Any]:
+    done: dict[str, Any] = dict(arrays)
     for key in orders.keys() & arrays.keys():
         array, (axis, channels) = arrays[key], orders[key]
         # Another shape than the model's is for who compares them to say.
@@ -148,7 +155,7 @@ def _has_images(model: Any) -> bool:
 class _Calls:
     """Stands for the `call` of a container's `connect`."""
 
-    def __init__(self, container: Container, path: tuple[Any, ...], orders: dict[str, Order]):
+    def __init__(self, container: Container, path: _Path, orders: dict[str, Order]):
         self._children = _children(container)
         self._path, self._orders = path, orders
 
@@ -158,10 +165,10 @@ class _Calls:
     def __getattr__(self, name: str) -> Any:
         if name not in self._children:
             raise AttributeError(name)
-        return lambda x, *inputs, **options: self(name, x)
+        return functools.partial(self, name)
 
 
-def _follow(layer: Any, path: tuple[Any, ...], x: _Seen, orders: dict[str, Order]) -> _Seen:
+def _follow(layer: Any, path: _Path, x: Any, orders: dict[str, Order]) -> _Seen:
     """What a layer makes of an array, its own arrays' orders noted."""
     try:
         if not isinstance(x, _Seen):
@@ -178,7 +185,7 @@ def _follow(layer: Any, path: tuple[Any, ...], x: _Seen, orders: dict[str, Order
         ) from None
 
 
-def _through_container(layer: Container, path, x: _Seen, orders) -> _Seen:
+def _through_container(layer: Container, path: _Path, x: _Seen, orders: dict[str, Order]) -> _Seen:
     call = _Calls(layer, path, orders)
     if isinstance(layer, Parallel) and layer.combine == "concatenate":
         return _concatenated([call(name, x) for name in _children(layer)])
@@ -205,7 +212,7 @@ def _concatenated(branches: list[_Seen]) -> _Seen:
     raise _UnknownError("flattened images are concatenated; put Flatten behind the Parallel")
 
 
-def _through_layer(layer: Any, path, x: _Seen, orders) -> _Seen:
+def _through_layer(layer: Any, path: _Path, x: _Seen, orders: dict[str, Order]) -> _Seen:
     if isinstance(layer, Conv2d):
         return _Seen("images", layer.out_channels)
     if isinstance(layer, BatchNorm2d):
@@ -238,7 +245,7 @@ def _flattened_unseen(layer: Linear, x: _Seen) -> _Seen:
     return _Seen("flat", x.channels)
 
 
-def _note(layer: Any, path, x: _Seen, orders: dict[str, Order]) -> None:
+def _note(layer: Any, path: _Path, x: _Seen, orders: dict[str, Order]) -> None:
     """Note the order of the arrays of a layer that gets flattened images."""
     made = layer.init if isinstance(layer, Module) else lambda key: ((), ())
     params, state = jax.eval_shape(lambda: made(jax.random.key(0)))

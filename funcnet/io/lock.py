@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+def locked(folder: str | os.PathLike[str]) -> Generator[None, None, None]:
     """Keep every other process, and this one's other threads, out of a folder of checkpoints.
 
     The system takes the lock back when the process ends, however it ends; the file `.lock` stays,

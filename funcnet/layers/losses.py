@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from funcnet import ops
 from funcnet._internal.checks import require_arrays, require_bool, require_int, require_number
+from funcnet._internal.fields import set_fields
 from funcnet.errors import ConfigError, DataError
 from funcnet.ops.losses.classification import require_label_smoothing
 from funcnet.ops.losses.divergence import KLReduction
@@ -125,11 +126,10 @@ class CrossEntropyLoss(Loss):
     def __post_init__(self):
         require_reduction("CrossEntropyLoss", self.reduction)
         require_label_smoothing("CrossEntropyLoss", self.label_smoothing)
-        object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
         ignored = require_int("CrossEntropyLoss's ignore_index", self.ignore_index)
-        object.__setattr__(self, "ignore_index", ignored)
+        set_fields(self, label_smoothing=float(self.label_smoothing), ignore_index=ignored)
         if self.weight is not None:
-            object.__setattr__(self, "weight", _class_weights("CrossEntropyLoss", self.weight))
+            set_fields(self, weight=_class_weights("CrossEntropyLoss", self.weight))
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of logits (..., C) and labels (...) or probabilities (..., C).
@@ -183,9 +183,9 @@ class NLLLoss(Loss):
     def __post_init__(self):
         require_reduction("NLLLoss", self.reduction)
         ignored = require_int("NLLLoss's ignore_index", self.ignore_index)
-        object.__setattr__(self, "ignore_index", ignored)
+        set_fields(self, ignore_index=ignored)
         if self.weight is not None:
-            object.__setattr__(self, "weight", _class_weights("NLLLoss", self.weight))
+            set_fields(self, weight=_class_weights("NLLLoss", self.weight))
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of log-probabilities (..., C) and labels (...).
@@ -239,7 +239,7 @@ class BCEWithLogitsLoss(Loss):
         for name in ("weight", "pos_weight"):
             if (given := getattr(self, name)) is not None:
                 weights = _finite_weights(f"BCEWithLogitsLoss's {name}", given)
-                object.__setattr__(self, name, _in_tuples(weights.tolist()))
+                set_fields(self, **{name: _in_tuples(weights.tolist())})
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of logits (...) and floating targets of one shape, from 0 for no to 1 for yes.
@@ -308,7 +308,7 @@ class SmoothL1Loss(Loss):
 
     def __post_init__(self):
         require_reduction("SmoothL1Loss", self.reduction)
-        object.__setattr__(self, "beta", require_number("SmoothL1Loss's beta", self.beta, least=0))
+        set_fields(self, beta=require_number("SmoothL1Loss's beta", self.beta, least=0))
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of (...) predictions and targets of one shape; see `ops.smooth_l1_loss`."""
@@ -333,7 +333,7 @@ class HuberLoss(Loss):
 
     def __post_init__(self):
         require_reduction("HuberLoss", self.reduction)
-        object.__setattr__(self, "delta", require_delta("HuberLoss's delta", self.delta))
+        set_fields(self, delta=require_delta("HuberLoss's delta", self.delta))
 
     def __call__(self, prediction: Array, target: Array) -> Array:
         """Loss of (...) predictions and targets of one shape; see `ops.huber_loss`."""

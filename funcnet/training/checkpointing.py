@@ -21,7 +21,7 @@ from funcnet._internal.describe import describe, program_digest
 from funcnet.data import arrays
 from funcnet.errors import CheckpointError, ConfigError
 from funcnet.io import checkpoint
-from funcnet.training.state import Data, Progress, TrainState, Watching, cut, resumed
+from funcnet.training.state import Clock, Data, Progress, TrainState, Watching, cut, resumed
 from funcnet.training.step import update
 from funcnet.training.trainer import Trainer
 
@@ -35,6 +35,7 @@ class Checkpoints:
         folder: of the run's checkpoints.
         every: a number of epochs, or a time; None for `EVERY`.
         about: what the run is: see `about_run`.
+        clock: of the run, saved with it.
 
     Raises:
         ConfigError: `every` is neither.
@@ -42,9 +43,13 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], every: int | timedelta | None, about: dict[str, Any]
+        self,
+        folder: str | os.PathLike[str],
+        every: int | timedelta | None,
+        about: dict[str, Any],
+        clock: Clock,
     ):
-        self.folder, self._about = Path(folder).absolute(), about
+        self.folder, self._about, self._clock = Path(folder).absolute(), about, clock
         self._epochs, self._seconds = _interval(EVERY if every is None else every)
         self.saved = 0
         self._when = time.monotonic()
@@ -73,13 +78,14 @@ class Checkpoints:
                     f"{self.folder} holds a run of {done} epochs, and epochs is {epochs}; expected "
                     f"at least as many"
                 )
-            return cut(progress, done)
+            return self._tree(progress, done)
 
         saved = checkpoint.restore(self.folder, like, about=self._about)
         if saved is None:
             return progress
         self.saved = saved.step
-        return resumed(progress, saved.tree)
+        self._clock.seconds = float(saved.tree["seconds"])
+        return resumed(progress, saved.tree["progress"])
 
     def until(self, done: int) -> float:
         """The epoch, after `done`, by which to save."""
@@ -99,7 +105,7 @@ class Checkpoints:
         if done == self.saved:
             return True
         try:
-            checkpoint.save(self.folder, done, cut(progress, done), about=self._about)
+            checkpoint.save(self.folder, done, self._tree(progress, done), about=self._about)
         except OSError as error:
             warnings.warn(
                 f"epoch {done} is not saved, and training goes on: {error}",
@@ -109,6 +115,10 @@ class Checkpoints:
             return False
         self.saved, self._when = done, time.monotonic()
         return True
+
+    def _tree(self, progress: Progress, done: int) -> dict[str, Any]:
+        """What there is to save."""
+        return {"progress": cut(progress, done), "seconds": np.asarray(self._clock.seconds)}
 
 
 def _interval(every: Any) -> tuple[int | None, float]:

@@ -1,6 +1,5 @@
 """Over a set: the loss, whatever its batches, and what the metrics say of it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,10 +50,8 @@ def mean_loss(
     """The loss over a set, of the losses of its batches: Σ_b loss_b D_b / D, ().
 
     D_b is what the loss of batch b was divided by, D that of the whole set (`Loss.divisor`). A
-    plain function is taken for a mean over examples.
-
-    Every D is taken in units of a full example's, so that the loss is the plain mean over the
-    examples, to the last bit, where they all count alike.
+    plain function is taken for a mean over examples. Where all examples count alike that is the
+    mean of the batches by their sizes, and computed so.
 
     Args:
         trainer: what trains.
@@ -66,28 +63,36 @@ def mean_loss(
     n = arrays.examples(y)
     size = min(trainer.batch_size, n)
     full, rest = n // size, n % size
-    divisor: Callable[[Any], Array] = (
-        trainer.loss.divisor
-        if isinstance(trainer.loss, Loss)
-        else lambda y: jnp.asarray(arrays.examples(y), losses.dtype)
-    )
+    total = losses.sum() * size
+    if last is not None:
+        total += last * rest
+    if not isinstance(trainer.loss, Loss):
+        return total / n
+
+    def divisor(y):
+        return trainer.loss.divisor(y).astype(losses.dtype)
+
     taken = y if order is None else arrays.take(y, order)
-    divisors = jax.vmap(divisor)(_split(taken, full, size)).astype(losses.dtype)
-    unit = divisors.max() / size
-    if last is not None:
-        rest_divisor = divisor(jax.tree.map(lambda a: a[full * size :], taken))
-        rest_divisor = rest_divisor.astype(losses.dtype)
-        unit = jnp.maximum(unit, rest_divisor / rest)
-    total = _shares(losses, divisors / (unit * size)).sum() * size
-    if last is not None:
-        total += _shares(last, rest_divisor / (unit * rest)) * rest
-    whole = divisor(y).astype(losses.dtype) / unit
-    return total / n * (n / whole)
+    divisors = jax.vmap(divisor)(_split(taken, full, size))
+    divided = divisor(jax.tree.map(lambda a: a[full * size :], taken)) if rest else None
+    whole = divisor(y)
+    alike = (divisors == divisors[0]).all() & (whole * size == divisors[0] * n)
+    if divided is not None:
+        alike &= divided * size == divisors[0] * rest
+
+    def by_divisors():
+        numerator = _numerators(losses, divisors).sum()
+        if last is not None:
+            numerator += _numerators(last, divided)
+        return numerator / whole
+
+    # Two branches, so that XLA does not compute the two sums together: it would round otherwise.
+    return jax.lax.cond(alike, lambda: total / n, by_divisors)
 
 
-def _shares(losses, counts):
-    """Each loss times how much of its batch counts, 0 where nothing does: that mean is NaN."""
-    return jnp.where(counts == 0, 0, losses * counts)
+def _numerators(losses, divisors):
+    """Each loss times what it was divided by; 0 where that is 0, of which the mean is NaN."""
+    return jnp.where(divisors == 0, 0, losses * divisors)
 
 
 def _split(tree, full, size):

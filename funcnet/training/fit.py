@@ -48,6 +48,7 @@ from funcnet.training.metrics import VALIDATION, Metric
 from funcnet.training.result import FitResult, history_of, require_labels, result_of
 from funcnet.training.signals import Held, held_signals
 from funcnet.training.state import (
+    Clock,
     Data,
     Progress,
     TrainState,
@@ -57,7 +58,7 @@ from funcnet.training.state import (
     start,
 )
 from funcnet.training.step import loss_and_state
-from funcnet.training.trainer import Trainer, begun, entries, require_epochs, train_donating
+from funcnet.training.trainer import Trainer, begun, epoch_entries, require_epochs, train_donating
 
 # fit returns to Python about this often, in seconds, to move the progress bar.
 PROGRESS_INTERVAL = 0.2
@@ -74,12 +75,13 @@ class Settings:
     patience: int | None
     watching: Watching
     callbacks: tuple[Callback, ...]
-    progress: bool
+    progress: bool | str
     checkpoint_dir: str | os.PathLike[str] | None
     checkpoint_every: int | timedelta | None
     resume: bool
     given: tuple[Params | None, State | None] | None
     """The parameters and state to start from, as the caller gave them."""
+    clock: Clock
 
 
 def fit(
@@ -99,7 +101,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     params: Params | None = None,
     state: State | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
     dtype: Any = jnp.float32,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int | timedelta | None = None,
@@ -137,7 +139,8 @@ def fit(
         params: the parameters to start from, in the shapes of `model.init`'s, cast to `dtype`;
             None to draw them with `key`.
         state: the model's state to start from, likewise.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; a text is its title. A bar below another one
+            vanishes when it is full.
         dtype: floating dtype of the parameters, to which floating data are cast once.
         checkpoint_dir: folder of this run's checkpoints; needs the extra `checkpoint`.
         checkpoint_every: how often to save: a number of epochs, or a `datetime.timedelta`. None
@@ -178,9 +181,10 @@ def fit(
         checkpoint_every,
         resume,
         given=None if params is None and state is None else (params, state),
+        clock=Clock(),
     )
     carry = _trained(settings, _first_run(settings, key, dtype))
-    result = result_of(trainer, carry, data, settings.watching)
+    result = _result(settings, carry)
     if int(carry.diverged_at) < 0:
         return result
     error = _divergence(trainer, carry, data, result)
@@ -210,16 +214,16 @@ def _divergence(trainer, carry, data, result) -> DivergenceError:
 def _first_run(settings: Settings, key: Array, dtype: Any) -> TrainState:
     """The state before the first epoch: drawn, or what the caller gave."""
     trainer = settings.trainer
-    if settings.given is None:
-        return trainer.init(key, dtype)
     drawn = trainer.init(key, dtype)
+    if settings.given is None:
+        return drawn
     params, state = (
         tree if given is None else _like(name, given, tree)
         for name, given, tree in zip(
             ("params", "state"), settings.given, (drawn.params, drawn.state), strict=True
         )
     )
-    return begun(trainer, key, params, state)
+    return begun(trainer, jnp.copy(key), params, state)
 
 
 def _like(name: str, given: Any, drawn: Any) -> Any:
@@ -240,13 +244,15 @@ def _like(name: str, given: Any, drawn: Any) -> Any:
 def _trained(settings: Settings, run: TrainState) -> Progress:
     """The carry when the run has ended, in one way or another."""
     trainer, validation, watching = settings.trainer, settings.validation, settings.watching
-    names = entries(trainer, run, validated=validation is not None)
+    names = epoch_entries(trainer, run, validated=validation is not None)
     carry = start(run, settings.epochs, names, settings.patience, watching)
     if settings.checkpoint_dir is None:
         return _train_in_pieces(settings, carry)
     given = None if settings.given is None else (run.params, run.state)
     about = about_run(trainer, run, settings.data, validation, settings.patience, watching, given)
-    checkpoints = Checkpoints(settings.checkpoint_dir, settings.checkpoint_every, about)
+    checkpoints = Checkpoints(
+        settings.checkpoint_dir, settings.checkpoint_every, about, settings.clock
+    )
     with checkpoint.locked(checkpoints.folder):
         carry = checkpoints.begin(carry, settings.resume, settings.epochs)
         return _train_saving(settings, checkpoints, carry)
@@ -266,14 +272,19 @@ def _train_in_pieces(
     sets = settings.data, settings.validation
     done = int(carry.done)
     piece = 1 if show or checkpoints or callbacks else epochs
-    with tqdm(total=epochs, unit="epoch", disable=not show, initial=done) as bar:
+    title = show if isinstance(show, str) else None
+    bar = tqdm(total=epochs, unit="epoch", desc=title, disable=not show, leave=None, initial=done)
+    with bar:
         while done < epochs and not has_stopped(carry):
-            started, until = time.perf_counter(), min(done + piece, epochs)
+            until = min(done + piece, epochs)
             if checkpoints:
                 until = min(until, checkpoints.until(done))
             before_epoch(callbacks, _event(settings, carry, done))
+            started = time.perf_counter()
             carry = train_donating(settings.trainer, carry, *sets, until, settings.watching)
             trained = int(carry.done) - done  # waits for the program
+            spent = time.perf_counter() - started
+            settings.clock.seconds += spent
             done += trained
             bar.update(trained)
             if trained and after_epoch(callbacks, _event(settings, carry, done - 1)):
@@ -284,8 +295,7 @@ def _train_in_pieces(
                 loss=f"{np.asarray(carry.history['loss'])[done - 1]:.4g}", refresh=False
             )
             if not callbacks:
-                pace = (time.perf_counter() - started) / trained
-                piece = max(1, round(PROGRESS_INTERVAL / pace))
+                piece = max(1, round(PROGRESS_INTERVAL * trained / spent))
             if checkpoints:
                 checkpoints.after(carry, done)
             if held is not None and held.received is not None:
@@ -294,10 +304,13 @@ def _train_in_pieces(
 
 
 def _event(settings: Settings, carry: Progress, epoch: int) -> Event:
-    def result():
-        return result_of(settings.trainer, carry, settings.data, settings.watching)
+    history = history_of(settings.trainer, carry, settings.watching)
+    return Event(epoch, history, carry.run, functools.partial(_result, settings, carry))
 
-    return Event(epoch, history_of(settings.trainer, carry, settings.watching), carry.run, result)
+
+def _result(settings: Settings, carry: Progress) -> FitResult:
+    trainer, data, watching = settings.trainer, settings.data, settings.watching
+    return result_of(trainer, carry, data, watching, settings.clock.seconds)
 
 
 def _train_saving(settings: Settings, checkpoints: Checkpoints, carry: Progress) -> Progress:

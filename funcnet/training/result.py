@@ -12,7 +12,7 @@ from funcnet.layers import Loss, Params, State
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
 from funcnet.training.state import Data, Progress, TrainState, Watching, dtype_of
-from funcnet.training.trainer import Trainer, entries, evaluated
+from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,15 @@ class FitResult:
         accuracy: where the loss is a classification's, the fraction of the training examples
             whose largest output is that of their label, or of the answers of yes or no that are
             right; else None.
+        seconds: how long the compiled program ran, with what it took to compile it and without
+            checkpoints, callbacks and the progress bar; of a run that was resumed, all of it.
     """
 
     trainer: Trainer
     run: TrainState
     history: History
     accuracy: float | None
+    seconds: float
 
     @property
     def params(self) -> Params:
@@ -64,7 +67,7 @@ class FitResult:
         data = arrays.checked("data", data, dtype_of(self.params))
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
         found = evaluated(self.trainer, self.params, self.state, data)
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(found[name]) for name in entries(self.trainer)}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a line for each epoch."""
@@ -86,17 +89,19 @@ def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
         trainer.loss.check_labels(y, shape[-1] if shape else 1)
 
 
-def result_of(trainer: Trainer, progress: Progress, data: Data, watching: Watching) -> FitResult:
+def result_of(
+    trainer: Trainer, progress: Progress, data: Data, watching: Watching, seconds: float
+) -> FitResult:
     """What has been learned so far; after early stopping, what the best epoch had learned."""
     run = progress.run if progress.watch is None else progress.watch.best
     history = history_of(trainer, progress, watching)
-    return FitResult(trainer, run, history, accuracy(trainer, run, *data))
+    return FitResult(trainer, run, history, accuracy(trainer, run, *data), seconds)
 
 
 def history_of(trainer: Trainer, progress: Progress, watching: Watching) -> History:
     """What has been recorded so far."""
     epochs = int(progress.done)
-    names = entries(trainer, progress.run, VALIDATION + "loss" in progress.history)
+    names = epoch_entries(trainer, progress.run, VALIDATION + "loss" in progress.history)
     history = History({name: np.asarray(progress.history[name])[:epochs] for name in names})
     history["diverged_at"] = np.asarray(progress.diverged_at)
     if watching.entry in history:

@@ -34,6 +34,16 @@ class TrainState(NamedTuple):
     step: Array
 
 
+class Clock:
+    """How long the compiled program has run.
+
+    Attributes:
+        seconds: in the calls before this one too, where a run was resumed.
+    """
+
+    seconds: float = 0.0
+
+
 class Watching(NamedTuple):
     """What early stopping looks at: an entry of the history, and which values are better."""
 

@@ -28,6 +28,7 @@ from funcnet._internal.checks import (
     require_loss,
     require_positive_int,
 )
+from funcnet._internal.fields import set_fields
 from funcnet.data import arrays
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.layers import Module, Params, State
@@ -89,8 +90,8 @@ class Trainer:
                 f"optimizer is {self.optimizer!r}, expected an optax transformation such as "
                 f"optax.sgd(0.03)"
             )
-        object.__setattr__(self, "batch_size", require_positive_int("batch_size", self.batch_size))
-        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        batch_size = require_positive_int("batch_size", self.batch_size)
+        set_fields(self, batch_size=batch_size, metrics=as_metrics(self.metrics))
         for name in ("model", "loss", "metrics"):
             try:
                 hash(getattr(self, name))
@@ -136,7 +137,7 @@ class Trainer:
         epochs = require_epochs(epochs)
         _require_run(self, run)
         data = arrays.as_arrays("data", data, dtype_of(run.params))
-        progress = _train(self, start(run, epochs, entries(self, run)), data, None, epochs)
+        progress = _train(self, start(run, epochs, epoch_entries(self, run)), data, None, epochs)
         history = progress.history
         if not epochs:
             history = {name: entry[:0] for name, entry in history.items()}
@@ -194,11 +195,16 @@ class Trainer:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
 
-def entries(trainer: Trainer, run: TrainState, validated: bool = False) -> tuple[str, ...]:
+def entries(trainer: Trainer) -> tuple[str, ...]:
+    """What is told of a set: its loss and each metric."""
+    return ("loss", *(name for name, _ in trainer.metrics or ()))
+
+
+def epoch_entries(trainer: Trainer, run: TrainState, validated: bool = False) -> tuple[str, ...]:
     """What the history of a run has for every epoch."""
-    names = ["loss", *(name for name, _ in trainer.metrics or ())]
-    seen = [VALIDATION + name for name in names] if validated else []
-    kept = [name for name in hyperparameters(run.opt_state) if name not in names]
+    names = entries(trainer)
+    seen = tuple(VALIDATION + name for name in names) if validated else ()
+    kept = tuple(name for name in hyperparameters(run.opt_state) if name not in names)
     return (*names, *seen, *kept)
 
 

@@ -153,10 +153,9 @@ def test_the_peer_trains(narrow, small_mnist):
     train, _ = mnist.load(config)
     peer = cnn_torch.CnnPeer(config, config.sizes, mnist.LOSS)
     peer.prepare(train[:2])
-    learner = peer.learner(train[:2], 0)
-    losses, _ = runner.train([learner], 15, "title")
-    assert losses[0, -1] < losses[0, 0] - 0.1
-    assert learner.predict(train.x).shape == (64,)
+    learned = peer.learner(train[:2], 0).train(15)
+    assert learned.losses[-1] < learned.losses[0] - 0.1
+    assert runner.labels(learned.outputs, train.x).shape == (64,)
 
 
 @pytest.mark.torch

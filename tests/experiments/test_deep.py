@@ -82,7 +82,10 @@ def test_options_without_a_meaning_are_refused(options):
 def test_divergence_is_one_sentence(tmp_path, capsys):
     options = ["--learning-rate", "1e30", "--out", str(tmp_path)]
     assert command.main(["deep", *TINY, *options]) == 1
-    assert "plain, seed 0: the loss or a parameter became infinite" in capsys.readouterr().err
+    assert (
+        "plain, seed 0: the loss, a parameter or the model's state became infinite"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from experiments import __main__, mnist, results, runner
+from experiments import __main__, mnist, options, results, runner
 from funcnet.errors import ConfigError
 
 pytest.importorskip("matplotlib", reason="needs the extra plots")
 
 
-def small(out, **options):
+def small(out, **given):
     defaults = {"seeds": 2, "epochs": 3, "hidden": (8,), "train_size": 300, "out": out}
-    return mnist.Config(**defaults | options)
+    return mnist.Config(**defaults | given)
 
 
 def read_params(folder, seed, config):
-    like = jax.eval_shape(runner.network(config.sizes).init, jax.random.key(0))[0]
+    like = jax.eval_shape(options.network(config.sizes).init, jax.random.key(0))[0]
     return fn.load_params(folder / mnist.params_name(seed), like)
 
 
@@ -64,7 +64,7 @@ def test_a_bar_over_the_seeds(finished):
 def test_a_seed_is_one_unbroken_run_of_the_library(finished, small_mnist):
     config, _ = finished
     train, test = mnist.load(config)
-    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
+    trainer = options.make_trainer(config, config.sizes, "cross_entropy")
     run, history = trainer.run(trainer.init(jax.random.key(1)), train[:2], config.epochs)
     jax.tree.map(np.testing.assert_array_equal, read_params(config.out, 1, config), run.params)
     stored = results.read(config.out).runs[1]
@@ -98,15 +98,15 @@ def test_it_learns(tmp_path, small_mnist):
 
 
 def test_what_a_seed_has_finished_survives_a_kill(tmp_path, small_mnist, monkeypatch):
-    train, calls = runner.train, []
+    fit, calls = runner.Experiment.fit, []
 
     def killed_in_the_second_seed(*args):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(*args)
+        return fit(*args)
 
-    monkeypatch.setattr(runner, "train", killed_in_the_second_seed)
+    monkeypatch.setattr(runner.Experiment, "fit", killed_in_the_second_seed)
     with pytest.raises(KeyboardInterrupt):
         mnist.main(small(tmp_path))
     (run,) = results.read(tmp_path).runs

@@ -10,165 +10,118 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from experiments import disk, results, runner, tables
-from funcnet.errors import ConfigError
+from experiments import disk, options, results, runner, tables
+from funcnet.training import fit as fitting
+from tests.same_bits import assert_same_bits
 
-CONFIG = disk.Config(hidden=(5,), epochs=3, batch_size=30)
+KEY = jax.random.key(0)
 
 
 @pytest.fixture
-def problem():
-    """A trainer, a first state, and 100 points: the last batch is smaller."""
-    trainer = runner.make_trainer(CONFIG, CONFIG.sizes, "cross_entropy")
+def config(tmp_path):
+    return disk.Config(hidden=(5,), epochs=3, batch_size=30, out=tmp_path)
+
+
+@pytest.fixture
+def data():
+    """100 points: the last batch is smaller."""
     x = jax.random.normal(jax.random.key(1), (100, 2))
-    return trainer, trainer.init(jax.random.key(0)), (x, (x[:, 0] > 0).astype(jnp.int32))
+    return x, (x[:, 0] > 0).astype(jnp.int32)
 
 
-def test_epoch_by_epoch_gives_the_bits_of_one_run(problem):
-    trainer, start, data = problem
-    learner = runner.FuncnetLearner(trainer, start, data)
-    losses, differences = runner.train([learner], 3, "title")
-    whole, history = trainer.run(start, data, 3)
-    np.testing.assert_array_equal(losses, history["loss"][None])
-    jax.tree.map(np.testing.assert_array_equal, learner.run.params, whole.params)
-    assert differences == {}
-    assert learner.seconds > 0
+def make_seed(config, data, number=7):
+    trainer = options.make_trainer(config, config.sizes, "cross_entropy")
+    name, title = f"cross_entropy-{number}", f"seed {number}"
+    return runner.Seed("cross_entropy", number, name, title, trainer, data, KEY)
 
 
-def test_a_learner_predicts_and_names_its_arrays_as_pytorch_does(problem):
-    trainer, start, (x, y) = problem
-    learner = runner.FuncnetLearner(trainer, start, (x, y))
-    logits, _ = trainer.model.apply(start.params, start.state, x)
-    np.testing.assert_array_equal(learner.predict(x), logits.argmax(axis=-1))
-    arrays = learner.arrays()
-    assert list(arrays) == ["0.bias", "0.weight", "2.bias", "2.weight"]
-    np.testing.assert_array_equal(arrays["2.weight"], start.params[2]["weight"])
+def learn(config, seed, *more):
+    with runner.running(config, tables.DISK) as experiment:
+        (learned,) = experiment.learn(seed, *more)
+        experiment.add(seed, learned, accuracy_train=1.0, accuracy_test=0.5)
+    return learned
 
 
-def test_side_by_side_the_largest_difference_of_every_epoch_is_kept(problem):
-    _, start, data = problem
-    shift = jnp.array([[0.0, 0.0], [0.25, 0.0], [0.0, -0.5], [0.0, 0.0], [0.0, 0.0]])
-    params = jax.tree.map(lambda leaf: leaf, start.params)
-    params[0]["weight"] = params[0]["weight"] + shift
-    config = dataclasses.replace(CONFIG, learning_rate=1e-30)
-    frozen = runner.make_trainer(config, config.sizes, "mse")
-    data = data[0], jax.nn.one_hot(data[1], 2)
-    learners = [
-        runner.FuncnetLearner(frozen, run, data) for run in (start, start._replace(params=params))
-    ]
-    losses, differences = runner.train(learners, 2, "title")
-    np.testing.assert_array_equal(differences["loss"], np.abs(losses[0] - losses[1]))
-    np.testing.assert_allclose(differences["0.weight"], [0.5, 0.5], rtol=1e-6)
-    np.testing.assert_array_equal(differences["2.bias"], [0, 0])
-
-
-def test_after_every_epoch_someone_may_look(problem):
-    seen = []
-    runner.train(
-        [runner.FuncnetLearner(*problem)], 3, "title", lambda epoch, losses: seen.append(epoch)
-    )
+def test_epoch_by_epoch_gives_the_bits_of_one_run(config, data, tmp_path):
+    seed, seen = make_seed(config, data), []
+    learned = learn(config, seed, (), {"funcnet": lambda epoch, outputs: seen.append(epoch)})
     assert seen == [1, 2, 3]
+    whole, history = seed.trainer.run(seed.trainer.init(KEY), data, 3)
+    np.testing.assert_array_equal(learned.losses, history["loss"])
+    params = fn.load_params(tmp_path / "params-cross_entropy-7.safetensors", whole.params)
+    assert_same_bits(params, whole.params)
+    assert learned.apart == {}
+    assert learned.seconds > 0
 
 
-def test_the_bar_shows_the_loss_and_the_time_left(problem, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "tqdm", partial(runner.tqdm, mininterval=0))
-    losses, _ = runner.train([runner.FuncnetLearner(*problem)], 3, "seed 7")
+def test_what_is_learned_predicts_and_has_pytorchs_names(config, data, tmp_path):
+    seed = make_seed(config, data)
+    learned = learn(config, seed)
+    like, state = jax.eval_shape(seed.trainer.init, KEY)[:2]
+    params = fn.load_params(tmp_path / "params-cross_entropy-7.safetensors", like)
+    logits, _ = seed.trainer.model.apply(params, state, data[0])
+    np.testing.assert_array_equal(runner.labels(learned.outputs, data[0]), logits.argmax(axis=-1))
+    arrays = fn.interop.state_dict(params)
+    assert list(arrays) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    scores = learned.scores(train=data)
+    assert scores["accuracy_train"] == fn.metrics.accuracy(data[1], logits.argmax(axis=-1))
+    assert scores["f1_train"] == fn.metrics.f1_score(data[1], logits.argmax(axis=-1))
+
+
+def test_after_every_epoch_someone_may_look_at_the_network(config, data):
+    seed, seen = make_seed(config, data), []
+
+    def look(epoch, outputs):
+        seen.append((epoch, np.asarray(outputs(data[0]))))
+
+    learn(config, seed, (), {"funcnet": look})
+    run = seed.trainer.init(KEY)
+    for i, (epoch, outputs) in enumerate(seen, start=1):
+        run, _ = seed.trainer.run(run, data, 1)
+        assert epoch == i
+        np.testing.assert_array_equal(outputs, seed.trainer.predict(run.params, run.state, data[0]))
+    assert len(seen) == 3
+
+
+def test_the_bar_shows_the_loss_and_the_time_left(config, data, capsys, monkeypatch):
+    monkeypatch.setattr(fitting, "tqdm", partial(fitting.tqdm, mininterval=0))
+    learned = learn(config, make_seed(config, data), (), {"funcnet": lambda *_: None})
     bar = capsys.readouterr().err
     assert "seed 7:  67%" in bar
-    assert f"loss={losses[0, 1]:.4g}" in bar
+    assert f"loss={learned.losses[0]:.4g}" in bar
     assert re.search(r"2/3 \[00:\d\d<00:\d\d, .*epoch", bar)
 
 
-def test_a_divergence_names_the_seed_and_the_epoch(problem):
-    _, start, data = problem
-    config = dataclasses.replace(CONFIG, learning_rate=1e30)
-    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
-    learner = runner.FuncnetLearner(trainer, start, data)
+def test_a_divergence_names_the_seed_and_the_epoch(config, data):
+    config = dataclasses.replace(config, learning_rate=1e30)
+    seed = make_seed(config, data)
     with pytest.raises(
-        fn.DivergenceError, match=r"seed 7: the loss .* in epoch 0 .*norm.*learning-rate"
-    ):
-        runner.train([learner], 3, "seed 7")
-    jax.tree.map(np.testing.assert_array_equal, learner.run.params, start.params)
+        fn.DivergenceError, match=r"seed 7: the loss.* in epoch 0 .*norm.*learning-rate"
+    ) as raised:
+        learn(config, seed)
+    assert_same_bits(raised.value.result.params, seed.trainer.init(KEY).params)
 
 
-def test_no_hidden_layer_is_a_linear_classifier():
-    assert runner.network((2, 2)) == fn.Sequential(fn.Linear(2, 2))
-    assert runner.network((2, 3, 2)) == fn.Sequential(fn.Linear(2, 3), fn.ReLU(), fn.Linear(3, 2))
+def test_compiling_is_measured_once(config, data):
+    seeds = [make_seed(config, data)._replace(number=number) for number in (0, 1)]
+    seeds[1] = seeds[1]._replace(trainer=seeds[0].trainer)
+    with runner.running(config, tables.DISK) as experiment:
+        first, second = (next(experiment.learn(seed)) for seed in seeds)
+        experiment.add(seeds[0], first, accuracy_train=1.0, accuracy_test=1.0)
+    assert first.compile_seconds == second.compile_seconds > first.seconds
 
 
-def updates(config, params, gradient, steps=1):
-    """What the optimizer adds to the parameters in each of some steps of one gradient."""
-    optimizer = runner.make_optimizer(config)
-    state, found = optimizer.init(params), []
-    for _ in range(steps):
-        step, state = optimizer.update(gradient, state, params)
-        found.append(step)
-    return found
-
-
-PARAMS = ({"weight": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 5.0)}, ())
-GRADIENT = ({"weight": jnp.ones((2, 2)), "bias": jnp.full(2, 2.0)}, ())
-
-
-def test_weights_decay_and_biases_do_not():
-    config = dataclasses.replace(CONFIG, learning_rate=0.5, weight_decay=0.1)
-    ((step, _),) = updates(config, PARAMS, GRADIENT)
-    np.testing.assert_allclose(step["weight"], -0.5 * (1 + 0.1 * 3), rtol=1e-6)
-    np.testing.assert_allclose(step["bias"], -0.5 * 2, rtol=1e-6)
-
-
-def test_a_long_gradient_is_scaled_down_and_a_short_one_stays():
-    # Four entries of 1 and two of 2: length √12.
-    for norm, factor in ((1.0, 1 / np.sqrt(12)), (4.0, 1.0)):
-        config = dataclasses.replace(CONFIG, learning_rate=0.5, clip_norm=norm)
-        ((step, _),) = updates(config, PARAMS, GRADIENT)
-        np.testing.assert_allclose(step["weight"], -0.5 * factor, rtol=1e-6)
-        np.testing.assert_allclose(step["bias"], -factor, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ("constant", [1, 1, 1, 1]),
-        ("linear", [1, 0.75, 0.5, 0.25]),
-        ("cosine", [1, (1 + np.sqrt(0.5)) / 2, 0.5, (1 - np.sqrt(0.5)) / 2]),
-    ],
-)
-def test_the_step_size_falls_over_all_epochs(schedule, rates):
-    # 1000 examples in batches of 600 are two steps an epoch.
-    config = disk.Config(learning_rate=0.5, schedule=schedule, epochs=2, batch_size=600)
-    assert config.steps == 4
-    for (step, _), rate in zip(updates(config, PARAMS, GRADIENT, 4), rates, strict=True):
-        np.testing.assert_allclose(step["bias"], -rate, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"weight_decay": -0.1}, "--weight-decay is -0.1, expected a number >= 0"),
-        ({"weight_decay": float("inf")}, "--weight-decay is inf"),
-        ({"clip_norm": 0.0}, "--clip-norm is 0, expected a positive number"),
-        ({"clip_norm": float("nan")}, "--clip-norm is nan"),
-        ({"seeds": 0}, "--seeds is 0, expected at least 1"),
-        ({"epochs": -1}, "--epochs is -1, expected at least 1"),
-        ({"batch_size": 0}, "--batch-size is 0, expected at least 1"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0.0, expected a positive number"),
-        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
-    ],
-)
-def test_options_without_meaning_are_refused(option, message):
-    with pytest.raises(ConfigError, match=message):
-        disk.Config(**option)
-
-
-def test_every_run_is_written_at_once(tmp_path):
-    record = runner.Record(tmp_path, CONFIG, tables.DISK)
-    first, second = (
-        results.Run("funcnet", "cross_entropy", seed, 1.0, 0.9, 0.1, 0.2) for seed in (0, 1)
-    )
-    record.add(first)
-    assert results.read(tmp_path).runs == (first,)
-    record.add(second)
-    assert results.read(tmp_path).runs == (first, second)
-    assert (tmp_path / "table.md").read_text() == record.table
-    assert results.read(tmp_path).config["hidden"] == [5]
+def test_every_run_is_written_at_once(config, data, tmp_path):
+    seeds = [make_seed(config, data, number) for number in (0, 1)]
+    learned = runner.Learned("funcnet", np.zeros(3), lambda x: x, 0.1, 0.2)
+    with runner.running(config, tables.DISK) as experiment:
+        first, second = (
+            results.Run("funcnet", "cross_entropy", seed, 1.0, 0.9, 0.1, 0.2) for seed in (0, 1)
+        )
+        scores = {"accuracy_train": 1.0, "accuracy_test": 0.9}
+        assert experiment.add(seeds[0], learned, **scores) == first
+        assert results.read(tmp_path).runs == (first,)
+        experiment.add(seeds[1], learned, **scores)
+        assert results.read(tmp_path).runs == (first, second)
+        assert (tmp_path / "table.md").read_text() == experiment.table
+        assert results.read(tmp_path).config["hidden"] == [5]

@@ -9,7 +9,7 @@ import pytest
 
 import funcnet as fn
 from experiments import __main__ as command
-from experiments import cnn, disk, results, runner, saving
+from experiments import cnn, disk, results, runner
 from funcnet.errors import ConfigError
 from funcnet.io import checkpoint
 from tests.experiments.left_behind import content
@@ -44,41 +44,50 @@ def whole(tmp_path_factory, small_files):
     return {name: content(folder) for name, folder in out.items()}
 
 
-def signal_after(monkeypatch, epochs, number=signal.SIGTERM):
-    """Send a signal while the epoch after these, counted over all seeds, is trained."""
-    train, trained = runner.FuncnetLearner.epochs, []
+def signal_after(monkeypatch, seed, epoch):
+    """Send SIGTERM when this seed has trained so many epochs, before they are saved."""
+    train = runner.Experiment._fit
 
-    def train_and_signal(learner, number_of_epochs):
-        trained.extend(range(number_of_epochs))
-        if len(trained) > epochs:
-            os.kill(os.getpid(), number)
-        return train(learner, number_of_epochs)
+    def train_and_signal(experiment, given, callbacks=(), **options):
+        def after(event):
+            if given.number == seed and event.epoch + 1 == epoch:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner.FuncnetLearner, "epochs", train_and_signal)
+        watched = [*callbacks, after] if options["progress"] else callbacks
+        return train(experiment, given, callbacks=watched, **options)
+
+    monkeypatch.setattr(runner.Experiment, "_fit", train_and_signal)
+
+
+def count_epochs(monkeypatch):
+    """Count the epochs that `fit` trains, but for those that only compile."""
+    train, trained = runner.Experiment._fit, []
+
+    def train_and_count(experiment, given, callbacks=(), **options):
+        counted = [*callbacks, lambda event: trained.append(event.epoch)]
+        return train(experiment, given, callbacks=counted, **options)
+
+    monkeypatch.setattr(runner.Experiment, "_fit", train_and_count)
+    return trained
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_stopped_and_resumed_leaves_the_same_files(tmp_path, monkeypatch, capsys, whole, name):
-    monkeypatch.setattr(runner, "warm_up", lambda *_: 0.0)
+    monkeypatch.setattr(runner.Experiment, "_warm_up", lambda *_: 0.0)
     with monkeypatch.context() as patched:
-        signal_after(patched, 8)
+        signal_after(patched, seed=1, epoch=4)
         assert run(name, tmp_path, *EVERY_2) == 128 + signal.SIGTERM
     said = capsys.readouterr().err
-    assert "SIGTERM: stopped in " in said
-    assert "-1 after epoch 4 of 5, all saved; to go on:" in said
+    assert "SIGTERM: stopped after epoch 4 of 5, all saved; the same call" in said
+    loss = {"disk": "mse", "mnist": "cross_entropy"}[name]
+    assert f"{tmp_path / 'checkpoints' / loss}-1\n" in said
+    assert f"python -m experiments {name}: stopped; to go on:" in said
     again = said.strip().splitlines()[-1].split()
     options = [*SMALL[name], "--out", str(tmp_path), *EVERY_2, "--resume"]
     assert again == ["python", "-m", "experiments", name, *options]
-    trained = []
-    monkeypatch.setattr(
-        runner.FuncnetLearner,
-        "epochs",
-        lambda learner, number, train=runner.FuncnetLearner.epochs: (
-            trained.append(number) or train(learner, number)
-        ),
-    )
+    trained = count_epochs(monkeypatch)
     assert command.main(again[3:]) == 0
-    assert sum(trained) == 1  # the last epoch of the second seed
+    assert trained == [4]  # the last epoch of the second seed
     assert content(tmp_path) == whole[name]
 
 
@@ -94,22 +103,22 @@ def test_the_convolutional_network_goes_on_with_the_same_bits(tmp_path, monkeypa
     assert run_cnn(tmp_path / "whole") == 0
     every = ["--checkpoint-every", "1"]
     with monkeypatch.context() as patched:
-        signal_after(patched, 2)
+        signal_after(patched, seed=0, epoch=2)
         assert run_cnn(tmp_path / "stopped", *every) == 128 + signal.SIGTERM
     assert run_cnn(tmp_path / "stopped", *every, "--resume") == 0
     assert content(tmp_path / "stopped") == content(tmp_path / "whole")
 
 
 def test_a_signal_between_two_seeds_is_not_forgotten(tmp_path, monkeypatch, capsys):
-    add = runner.Record.add
+    add = runner.Experiment.add
 
-    def add_and_signal(record, *runs):
-        add(record, *runs)
+    def add_and_signal(experiment, *arguments, **scores):
+        add(experiment, *arguments, **scores)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(runner.Record, "add", add_and_signal)
+    monkeypatch.setattr(runner.Experiment, "add", add_and_signal)
     assert run("disk", tmp_path, "--resume", "--seeds", "1") == 128 + signal.SIGINT
-    assert "SIGINT: stopped between seeds, all saved; to go on:" in capsys.readouterr().err
+    assert "python -m experiments disk: stopped; to go on:" in capsys.readouterr().err
 
 
 def test_debug_counts_what_was_compiled(tmp_path, capsys, whole):
@@ -161,15 +170,15 @@ def test_an_earlier_run_is_not_overwritten_by_accident(tmp_path, capsys):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, capsys):
-    with checkpoint.locked(tmp_path / saving.FOLDER):
+    with checkpoint.locked(tmp_path / "checkpoints"):
         assert run("disk", tmp_path, *EVERY_2) == 1
         assert run("disk", tmp_path, "--resume") == 1
-    assert f"{saving.FOLDER} is in use by process {os.getpid()} on" in complaint(capsys)
+    assert f"checkpoints is in use by process {os.getpid()} on" in complaint(capsys)
 
 
 def test_killed_before_the_first_save_it_may_start_anew(tmp_path, whole):
     """The lock's file is no earlier run."""
-    with checkpoint.locked(tmp_path / saving.FOLDER):
+    with checkpoint.locked(tmp_path / "checkpoints"):
         pass
     assert run("disk", tmp_path, *EVERY_2) == 0
     assert content(tmp_path) == whole["disk"]

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from experiments import disk, mnist, results, runner, tables
+from experiments import disk, mnist, options, results, runner, tables
 
 pytest.importorskip("matplotlib", reason="needs the extra plots")
 from experiments import same_start
@@ -44,34 +45,45 @@ def points(dtype, loss):
     return x, jax.nn.one_hot(y, 2, dtype=dtype) if loss == "mse" else y
 
 
-def side_by_side(torch_peer, loss, dtype, epochs):
-    trainer = runner.make_trainer(CONFIG, CONFIG.sizes, loss)
+def side_by_side(trainer, peer, start, data, epochs):
+    """Train an epoch of each in turn; return funcnet's run and losses, and PyTorch's learner."""
+    learner = peer.learner(data, 0, start)
+    run, losses = start, []
+    for _ in range(epochs):
+        run, history = trainer.run(run, data, 1)
+        losses.append(history["loss"][0])
+        learner.beside(SimpleNamespace(run=run, history=history))
+    return run, np.array(losses), learner
+
+
+def both_trained(torch_peer, loss, dtype, epochs):
+    trainer = options.make_trainer(CONFIG, CONFIG.sizes, loss)
     data = points(dtype, loss)
-    (peer,) = torch_peer.make_peers(CONFIG, CONFIG.sizes, loss, data)
+    (peer,) = torch_peer.make_peers(CONFIG, CONFIG.sizes, loss, data, torch_peer.Peer)
     # Not the first epoch of its history: the orders must follow.
     start, _ = trainer.run(trainer.init(jax.random.key(2), dtype), data, 3)
-    learners = [runner.FuncnetLearner(trainer, start, data), peer.learner(data, 0, start)]
-    trained = runner.train(learners, epochs, "title")
-    return learners, data[0], trained
+    return trainer, data[0], *side_by_side(trainer, peer, start, data, epochs)
 
 
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
-    learners, x, (losses, differences) = side_by_side(torch_peer, loss, jnp.float64, 50)
-    assert losses[0, -1] < losses[0, 0]
+    trainer, x, run, losses, learner = both_trained(torch_peer, loss, jnp.float64, 50)
+    assert losses[-1] < losses[0]
+    differences = learner.learned().apart
     assert {"loss", "0.weight", "0.bias", "4.weight", "4.bias"} < set(differences)
     for values in differences.values():
-        assert values.shape == (50,)
-        assert values.max() < 1e-12
-    np.testing.assert_array_equal(learners[0].predict(x), learners[1].predict(x))
+        assert np.shape(values) == (50,)
+        assert np.max(values) < 1e-12
+    ours = trainer.predict(run.params, run.state, x).argmax(axis=-1)
+    np.testing.assert_array_equal(ours, runner.labels(learner.outputs, x))
 
 
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("options", "closeness"),
+    ("regularised", "closeness"),
     [
         ({"schedule": "cosine"}, 1e-12),
         ({"weight_decay": 0.01}, 1e-12),
@@ -80,35 +92,62 @@ def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
         ({"clip_norm": 0.05, "weight_decay": 0.01}, 1e-5),
     ],
 )
-def test_regularised_alike_they_go_the_same_way(torch_peer, options, closeness):
-    config = dataclasses.replace(CONFIG, epochs=1, **options)
-    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
+def test_regularised_alike_they_go_the_same_way(torch_peer, regularised, closeness):
+    config = dataclasses.replace(CONFIG, epochs=1, **regularised)
+    trainer = options.make_trainer(config, config.sizes, "cross_entropy")
     data = points(jnp.float64, "cross_entropy")
-    (peer,) = torch_peer.make_peers(config, config.sizes, "cross_entropy", data)
+    peer = torch_peer.Peer(config, config.sizes, "cross_entropy")
     start = trainer.init(jax.random.key(2), jnp.float64)
-    learners = [runner.FuncnetLearner(trainer, start, data), peer.learner(data, 0, start)]
-    _, differences = runner.train(learners, 8, "title")
-    plain = runner.make_trainer(CONFIG, CONFIG.sizes, "cross_entropy")
+    run, _, learner = side_by_side(trainer, peer, start, data, 8)
+    plain = options.make_trainer(CONFIG, CONFIG.sizes, "cross_entropy")
     unlike, _ = plain.run(plain.init(jax.random.key(2), jnp.float64), data, 8)
-    for key, values in differences.items():
-        assert values.max() < closeness, key
-    ours, others = (jax.tree.leaves(params) for params in (learners[0].run.params, unlike.params))
+    for key, values in learner.apart.items():
+        assert max(values) < closeness, key
+    ours, others = (jax.tree.leaves(params) for params in (run.params, unlike.params))
     assert all(np.abs(a - b).max() > 1e-5 for a, b in zip(ours, others, strict=True))
 
 
 @pytest.mark.torch
+def test_side_by_side_the_largest_difference_of_every_epoch_is_kept(torch_peer):
+    config = dataclasses.replace(CONFIG, hidden=(5,), learning_rate=1e-30)
+    trainer = options.make_trainer(config, config.sizes, "mse")
+    start, data = trainer.init(jax.random.key(0)), points(jnp.float32, "mse")
+    peer = torch_peer.Peer(config, config.sizes, "mse")
+    shift = jnp.array([[0.0, 0.0], [0.25, 0.0], [0.0, -0.5], [0.0, 0.0], [0.0, 0.0]])
+    params = jax.tree.map(lambda leaf: leaf, start.params)
+    params[0]["weight"] = params[0]["weight"] + shift
+    learner = peer.learner(data, 0, start._replace(params=params))
+    for _ in range(2):
+        _, history = trainer.run(start, data, 1)
+        learner.beside(SimpleNamespace(run=start, history=history))
+    differences = np.abs(float(history["loss"][0]) - np.array(learner.losses))
+    np.testing.assert_array_equal(learner.apart["loss"], differences)
+    np.testing.assert_allclose(learner.apart["0.weight"], [0.5, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(learner.apart["2.bias"], [0, 0])
+
+
+@pytest.mark.torch
+def test_a_divergence_in_pytorch_names_the_seed_and_the_epoch(torch_peer):
+    config = dataclasses.replace(CONFIG, learning_rate=1e30)
+    learner = torch_peer.Peer(config, config.sizes, "mse").learner(points(jnp.float32, "mse"), 7)
+    says = r"MSE, seed 7, PyTorch: the loss became infinite or NaN in epoch 0 .*--learning-rate"
+    with pytest.raises(fn.DivergenceError, match=says):
+        learner.train(3)
+
+
+@pytest.mark.torch
 def test_in_float32_they_differ_by_rounding(torch_peer):
-    _, _, (losses, differences) = side_by_side(torch_peer, "cross_entropy", jnp.float32, 50)
-    assert losses.shape == (2, 50)
-    assert 0 < differences["4.weight"].max() < 1e-4
-    assert differences["loss"].max() < 1e-5
+    *_, losses, learner = both_trained(torch_peer, "cross_entropy", jnp.float32, 50)
+    assert losses.shape == learner.learned().losses.shape == (50,)
+    assert 0 < max(learner.apart["4.weight"]) < 1e-4
+    assert max(learner.apart["loss"]) < 1e-5
 
 
 @pytest.mark.torch
 def test_a_trained_models_logits_are_the_same_in_pytorch(torch_peer, small_mnist):
     config = mnist.Config(train_size=500, hidden=(64,))
     train, test = mnist.load(config)
-    trainer = runner.make_trainer(config, config.sizes, "cross_entropy")
+    trainer = options.make_trainer(config, config.sizes, "cross_entropy")
     run, _ = trainer.run(trainer.init(jax.random.key(0)), train[:2], 20)
     peer = torch_peer.Peer(config, config.sizes, "cross_entropy")
     peer.learner(train[:2], 0, start=run)
@@ -124,9 +163,9 @@ def test_without_a_given_start_the_seed_decides(torch_peer):
 
     def trained(seed):
         learner = peer.learner(data, seed)
-        losses, _ = runner.train([learner], 5, "title")
-        assert learner.seconds > 0
-        return losses
+        learned = learner.train(5)
+        assert learned.seconds > 0
+        return learned.losses
 
     first = trained(0)
     np.testing.assert_array_equal(trained(0), first)
@@ -140,7 +179,7 @@ def test_an_epoch_visits_every_example_once_and_steps_like_sgd(torch_peer):
     peer = torch_peer.Peer(config, (1, 1), "mse")
     x, y = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([[1.0], [1.0], [2.0]], np.float32)
     params = ({"weight": jnp.ones((1, 1)), "bias": jnp.zeros(1)},)
-    start = fn.TrainState(params, ((),), (), jax.random.key(0), jnp.int32(0))
+    start = fn.TrainState(params, ((),), (), jax.random.key(0), jnp.int32(0), jnp.int32(0))
     learner = peer.learner((x, y), 0, start)
     order = torch_peer.order_of(start, 3)(0)
     assert sorted(order) == [0, 1, 2]
@@ -170,8 +209,8 @@ def test_funcnets_bits_are_the_same_in_every_mode(
 ):
     modes = {"alone": {}, "compared": {"compare_torch": True}, "same start": {"same_start": True}}
     scores = {}
-    for mode, options in modes.items():
-        experiment(tmp_path / mode, **options)
+    for mode, given in modes.items():
+        experiment(tmp_path / mode, **given)
         runs = results.read(tmp_path / mode).runs
         scores[mode] = [
             (run.seed, run.accuracy_train, run.accuracy_test)

@@ -1,7 +1,6 @@
 """Parameters and state survive the way to PyTorch and back, under other names too."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,6 @@ import funcnet as fn
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.io import interop
 from tests.io.examples import NORMED, STATE, check_equal, shapes
-
-
-class Pair(NamedTuple):
-    left: jax.Array
-    right: jax.Array
-
-
-def test_named_tuples_and_one_layer_have_keys():
-    assert list(interop.state_dict(Pair(jnp.zeros(1), jnp.ones(1)))) == ["left", "right"]
-    assert list(interop.state_dict({"weight": jnp.zeros(1)})) == ["weight"]
-    assert interop.state_dict(((), ())) == {}
 
 
 def test_state_and_params_share_a_state_dict():
@@ -41,11 +29,6 @@ def test_a_file_may_hold_params_and_state(tmp_path):
     params, state = interop.load_state_dict(tmp_path / "both", NORMED, STATE)
     check_equal(params, NORMED)
     check_equal(state, STATE)
-
-
-def test_params_and_state_of_one_name_are_refused():
-    with pytest.raises(ParamsError, match=r"two arrays have the key '0\.weight'"):
-        interop.state_dict(({"weight": jnp.zeros(1)},), ({"weight": jnp.zeros(1)},))
 
 
 def test_integers_are_converted_where_they_fit():
@@ -216,74 +199,6 @@ def test_without_the_model_a_warning_names_both_layers(way):
         calls[way]()
 
 
-NAMED = ({"weight": jnp.ones((3, 2)), "bias": jnp.zeros(3)}, (), {"weight": jnp.ones((2, 3))})
-THEIRS = {"fc1.weight": jnp.ones((3, 2)), "fc1.bias": jnp.zeros(3), "out.weight": jnp.ones((2, 3))}
-
-
-@pytest.mark.parametrize(
-    "rename",
-    [
-        {"fc1": "0", "out": "2"},
-        {"fc1.weight": "0.weight", "fc1.bias": "0.bias", "out.weight": "2.weight"},
-        {"fc1.": "0.", "out.": "2."},
-        lambda key: key.replace("fc1", "0").replace("out", "2"),
-    ],
-    ids=["modules", "keys", "with dots", "function"],
-)
-def test_rename(rename):
-    check_equal(interop.load_state_dict(THEIRS, NAMED, rename=rename)[0], NAMED)
-
-
-def test_what_the_message_says_to_type_works():
-    """Missing and surplus keys are paired by shape, module by module."""
-    with pytest.raises(ParamsError) as raised:
-        interop.load_state_dict(THEIRS, NAMED)
-    said = str(raised.value)
-    assert "fc1.weight [3, 2] for 0.weight" in said
-    assert "rename={'fc1': '0', 'out': '2'})" in said
-    assert "missing" not in said.split("surplus and missing keys of one shape")[0]
-    check_equal(interop.load_state_dict(THEIRS, NAMED, rename={"fc1": "0", "out": "2"})[0], NAMED)
-
-
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod."])
-def test_a_prefix_that_wrappers_add_is_named(prefix):
-    arrays = {f"{prefix}{key}": array for key, array in interop.state_dict(NAMED).items()}
-    rename = {prefix[:-1]: ""}
-    with pytest.raises(ParamsError, match=f"the keys begin with '{prefix}'") as raised:
-        interop.load_state_dict(arrays, NAMED)
-    assert f"rename={rename})" in str(raised.value)
-    check_equal(interop.load_state_dict(arrays, NAMED, rename=rename)[0], NAMED)
-
-
-def test_tied_weights_are_one():
-    weight = np.arange(6, dtype=np.float32).reshape(3, 2)
-    like, tied = {"wte": {"weight": weight}}, {"lm_head.weight": "wte.weight"}
-    both = {"wte.weight": weight, "lm_head.weight": weight.copy()}
-    for keys in (["wte.weight"], ["lm_head.weight"], [*both]):
-        params, _ = interop.load_state_dict({key: both[key] for key in keys}, like, tied=tied)
-        check_equal(params, jax.tree.map(jnp.asarray, like))
-    with pytest.raises(ParamsError, match=r"lm_head\.weight is surplus"):
-        interop.load_state_dict(both, like)
-    prefixed = {f"transformer.{key}" if "wte" in key else key: both[key] for key in both}
-    params, _ = interop.load_state_dict(prefixed, like, rename={"transformer": ""}, tied=tied)
-    check_equal(params, jax.tree.map(jnp.asarray, like))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "says"),
-    [
-        ({"rename": {"fc2": "0"}}, ParamsError, "no key is or begins with 'fc2'; .* 'fc1.weight'"),
-        ({"rename": lambda key: "w"}, ParamsError, "two arrays get the key 'w', one .*'fc1.bias'"),
-        ({"tied": {"0.bias": "0.weight"}}, ParamsError, "'0.bias' is a key of the model itself"),
-        ({"tied": {"fc1.bias": "fc1.weight"}}, ParamsError, "hold different numbers"),
-        ({"model": "model"}, ConfigError, "model is 'model', expected an instance"),
-    ],
-)
-def test_mistakes(options, error, says):
-    with pytest.raises(error, match=says):
-        interop.load_state_dict(THEIRS, NAMED, **options)
-
-
 def torch_twin(model):
     """The network of PyTorch that a model stands for; its named children in one Sequential."""
     from torch import nn
@@ -338,3 +253,12 @@ def test_a_convolutional_network_predicts_the_same_in_torch_and_back(name, neste
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     back = interop.load_state_dict(twin.state_dict(), params, state, model=model)
     check_equal(back, (params, state))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [interop.state_dict, lambda *trees, model: interop.load_state_dict({}, *trees, model=model)],
+)
+def test_a_model_that_is_none_is_refused(call):
+    with pytest.raises(ConfigError, match="model is 'model', expected an instance of"):
+        call((), (), model="model")

@@ -1,6 +1,7 @@
 """What stands behind a Flatten of images is found, or it is said that it can't be."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,19 @@ class Block(Container):
         return call(3, call(2, self.function(0.5 * call(0, x) + call(1, x))))
 
 
+class Named(Block):
+    """Its children have names, and are called by them in every way."""
+
+    @property
+    def children(self) -> Any:
+        return dict(zip(("one", "three", "flat", "head"), super().children, strict=True))
+
+    def connect(self, call, x):
+        return call.head(call("flat", call.one(x) + call("three", x)))
+
+
 def test_a_container_of_ones_own_is_followed():
+    assert orders_behind_flatten(fn.Sequential(Named())) == {"0.head.weight": Order(1, 4)}
     assert orders_behind_flatten(Block()) == {"3.weight": Order(1, 4)}
 
 

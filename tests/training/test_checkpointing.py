@@ -286,6 +286,37 @@ def test_ctrl_c_ends_in_a_keyboard_interrupt(tmp_path, monkeypatch):
     assert checkpoint.steps(tmp_path) == [1]
 
 
+def test_sigterm_may_be_handled_as_ctrl_c(tmp_path, monkeypatch):
+    train = fitting.train_donating
+
+    def train_and_signal(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(*arguments)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(fitting, "train_donating", train_and_signal)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            fit(tmp_path)
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised.value.args == (signal.SIGTERM,)
+    assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_the_time_of_a_run_is_saved_with_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 4)
+        with pytest.raises(StopError):
+            fit(tmp_path)
+    resumed = fit(tmp_path, resume=True)
+    again = fit(tmp_path, resume=True)
+    assert again.seconds == resumed.seconds > 0
+    longer = fit(tmp_path, resume=True, epochs=8)
+    assert longer.seconds > resumed.seconds
+
+
 def test_the_second_signal_does_not_wait(tmp_path, monkeypatch):
     def signal_twice(*arguments):
         os.kill(os.getpid(), signal.SIGINT)

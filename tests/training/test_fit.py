@@ -375,3 +375,9 @@ def test_a_batch_in_which_no_label_counts_is_left_out_of_the_mean():
 def test_labels_of_which_none_counts_are_refused():
     with pytest.raises(DataError, match=r"no label counts: each one is the ignore_index of Cross"):
         fit((X, np.full(11, -100)))
+
+
+def test_the_bar_has_a_title(capsys):
+    result = fit(progress="seed 7", epochs=3)
+    assert "seed 7: 100%" in capsys.readouterr().err
+    assert result.seconds > 0

@@ -163,8 +163,8 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
     dT = None if is_labels(target) else like((1 - label_smoothing) * w * -dl * S, target)
     if weight is None:
         return dZ, dT, None
-    # Q = w * T
-    dw = -_product(dl * T, S)  # T * dQ: (..., C)
+    # Q = masked(w * T)
+    dw = masked(-dl * _product(T, S), target, classes, ignore_index)  # T * dQ: (..., C)
     if reduction == "mean" and is_labels(target):
         # loss = losses.sum() / D, D = Σ w at the label
         dD = masked(divisor_cotangent(dL, loss, D), target, classes, ignore_index)  # (...)

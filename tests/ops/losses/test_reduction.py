@@ -117,5 +117,7 @@ def test_an_unknown_label_spoils_the_loss_and_no_weight_is_known_for_it(name, we
         assert np.isfinite(np.delete(gradient, 2, 0)).all()
     else:
         assert np.isnan(divisor(labels, weight, IGNORED))
-        dw = jax.grad(lambda w: OF_LABELS[name](LOGITS, labels, w, IGNORED, "mean"))(weight)
-        assert np.isnan(dw).all()
+        for reduction in ("mean", "sum"):
+            slope = jax.grad(lambda w, r=reduction: OF_LABELS[name](LOGITS, labels, w, IGNORED, r))
+            assert np.isnan(slope(weight)).all()
+            assert np.isnan(jax.jit(slope)(weight)).all()
