@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -81,7 +81,7 @@ class Settings:
     resume: bool
     given: tuple[Params | None, State | None] | None
     """The parameters and state to start from, as the caller gave them."""
-    clock: Clock
+    clock: Clock = dataclasses.field(default_factory=Clock)
 
 
 def fit(
@@ -159,40 +159,32 @@ def fit(
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
     """
-    _require_concrete(key=key, data=data, validation=validation, params=params, state=state)
     trainer = Trainer(model, loss, optimizer, batch_size, metrics)
-    require_key(key)
+    _require_start(dtype, key=key, data=data, validation=validation, params=params, state=state)
     require_choice("on_divergence", on_divergence, ("raise", "keep"))
-    _require_checkpointing(checkpoint_dir, checkpoint_every, resume)
-    require_floating_dtype(dtype)
+    saving = _checked_saving(checkpoint_dir, checkpoint_every, resume)
     epochs = require_epochs(epochs)
-    _require_patience(patience, validation)
     data, validation = _checked_sets(trainer, data, validation, dtype)
+    watching = _watching(trainer, validation, patience, watch, watch_mode)
+    called = require_callbacks(callbacks)
+    given = None if params is None and state is None else (params, state)
     settings = Settings(
-        trainer,
-        data,
-        validation,
-        epochs,
-        patience,
-        _watching(trainer, validation, watch, watch_mode),
-        require_callbacks(callbacks),
-        progress,
-        checkpoint_dir,
-        checkpoint_every,
-        resume,
-        given=None if params is None and state is None else (params, state),
-        clock=Clock(),
+        trainer, data, validation, epochs, patience, watching, called, progress, *saving, given
     )
-    carry = _trained(settings, _first_run(settings, key, dtype))
+    return _result_or_error(settings, _trained(settings, key, dtype), on_divergence)
+
+
+def _result_or_error(settings: Settings, carry: Progress, on_divergence: str) -> FitResult:
+    """What was learned; or a warning or an error that the run has diverged."""
     result = _result(settings, carry)
     if int(carry.diverged_at) < 0:
         return result
-    error = _divergence(trainer, carry, data, result)
+    error = _divergence(settings.trainer, carry, settings.data, result)
     if on_divergence == "raise":
         raise error
     message = error.args[0].rsplit("; error.result", 1)[0]
     kept = f"{message}; the result is the last finite epoch's"
-    warnings.warn(kept, RuntimeWarning, stacklevel=2)
+    warnings.warn(kept, RuntimeWarning, stacklevel=3)
     return result
 
 
@@ -241,8 +233,9 @@ def _like(name: str, given: Any, drawn: Any) -> Any:
     return jax.tree.map(lambda a, like: jnp.array(a, like.dtype), given, drawn)
 
 
-def _trained(settings: Settings, run: TrainState) -> Progress:
+def _trained(settings: Settings, key: Array, dtype: Any) -> Progress:
     """The carry when the run has ended, in one way or another."""
+    run = _first_run(settings, key, dtype)
     trainer, validation, watching = settings.trainer, settings.validation, settings.watching
     names = epoch_entries(trainer, run, validated=validation is not None)
     carry = start(run, settings.epochs, names, settings.patience, watching)
@@ -330,14 +323,19 @@ def _train_saving(settings: Settings, checkpoints: Checkpoints, carry: Progress)
     return carry
 
 
-def _require_concrete(**given: Any) -> None:
-    """Raise DtypeError where an argument is traced."""
+def _require_start(dtype: Any, key: Any, **given: Any) -> None:
+    """Raise unless this is a dtype and a key, and nothing is traced."""
+    given = {"key": key, **given}
     for name, tree in given.items():
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        # A generator is refused with the data: it is no node of a pytree.
+        leaves = jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, Iterator))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             raise DtypeError(
                 f"fit's {name} is traced: fit runs on the host and cannot be jitted or mapped; "
                 f"use Trainer.run, which can"
             )
+    require_key(key)
+    require_floating_dtype(dtype)
 
 
 def _require_patience(patience, validation):
@@ -348,8 +346,9 @@ def _require_patience(patience, validation):
         raise ConfigError("patience needs validation data: pass validation=(x, y)")
 
 
-def _watching(trainer, validation, watch, watch_mode) -> Watching:
+def _watching(trainer, validation, patience, watch, watch_mode) -> Watching:
     """What to watch, and which values of it are better."""
+    _require_patience(patience, validation)
     if watch_mode is not None:
         require_choice("watch_mode", watch_mode, ("min", "max"))
     if validation is None and watch is not None:
@@ -368,7 +367,8 @@ def _watching(trainer, validation, watch, watch_mode) -> Watching:
     return Watching(VALIDATION + name, mode)
 
 
-def _require_checkpointing(folder, every, resume):
+def _checked_saving(folder, every, resume):
+    """The three, as they are."""
     if not isinstance(resume, bool):
         raise ConfigError(f"resume is {resume!r}, expected True or False")
     if folder is None and (resume or every is not None):
@@ -376,6 +376,7 @@ def _require_checkpointing(folder, every, resume):
         raise ConfigError(f"{given} needs a folder: pass checkpoint_dir")
     if folder is not None and not isinstance(folder, str | os.PathLike):
         raise ConfigError(f"checkpoint_dir is {folder!r}, expected a path")
+    return folder, every, resume
 
 
 def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
