@@ -10,7 +10,7 @@ READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run mnist bench measure-bench test test-slow check lint types clean
+.PHONY: help run mnist examples bench measure-bench test test-slow test-all check lint types clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ run: $(READY)  ## Reproduce the paper's disk experiment: tables and figures in r
 
 mnist: $(READY)  ## Reproduce the paper's MNIST experiment: table and figures in runs/mnist
 	$(RUN) -m experiments mnist
+
+examples: $(READY)  ## Run the examples of experiments/examples: a network on digits, a thousand small ones
+	$(RUN) -m experiments.examples.digits
+	$(RUN) -m experiments.examples.seeds
 
 bench:  ## Compare the speed with PyTorch, flax and others, on a quiet machine; page in runs/bench
 	$(MAKE) EXTRAS=plots,torch,bench measure-bench
@@ -32,7 +36,10 @@ test: $(READY)  ## Run the tests but for the slow ones
 	$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
-	$(RUN) -m pytest -n auto -m slow $(ARGS)
+	$(RUN) -m pytest -n auto -m 'slow and not exhaustive' $(ARGS)
+
+test-all: $(READY)  ## Run every test, those too that judge others' claims in more shapes, dtypes and seeds
+	$(RUN) -m pytest -n auto -m '' $(ARGS)
 
 check: lint types test  ## What CI runs: lint, types and tests
 
@@ -40,8 +47,10 @@ lint: $(READY)  ## Check style and format with ruff
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+# Of what funcnet exports, every type is known. That command asks the Python on the path.
 types: $(READY)  ## Check types with pyright
 	$(RUN) -m pyright --pythonpath $(RUN)
+	PATH=$(abspath $(VENV))/bin:$$PATH pyright --verifytypes funcnet --ignoreexternal
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

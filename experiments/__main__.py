@@ -1,15 +1,17 @@
 """Run an experiment: python -m experiments NAME [options]; --help after the name lists them."""
 
+import contextlib
 import importlib
 import shlex
+import signal
 import sys
+from typing import Any
 
 import jax
 import tyro
 
+import funcnet as fn
 from experiments.datasets import cache_folder
-from experiments.saving import StoppedError
-from funcnet import debugging
 from funcnet.errors import FuncnetError
 
 NAMES = {
@@ -22,6 +24,9 @@ NAMES = {
     "bench": "how fast funcnet trains, beside what people would use instead",
     "third_party": "check_vjp on backward passes that other packages define",
 }
+
+MODULES = {name: f"kill_table.{name}" for name in ("reports", "third_party")}
+"""Where an experiment is not in the module of its name."""
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +43,7 @@ def main(arguments: list[str]) -> int:
     # Compiled programs are kept, so that the same experiment starts at once the next time.
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    experiment = importlib.import_module(f"experiments.{name}")
+    experiment = importlib.import_module(f"experiments.{MODULES.get(name, name)}")
     # Defaults may depend on another option.
     defaults = getattr(experiment, "defaults", None)
     config = tyro.cli(
@@ -49,22 +54,32 @@ def main(arguments: list[str]) -> int:
         args=arguments[1:],
     )
     try:
-        if getattr(config, "debug", False):
-            with debugging() as seen:
-                experiment.main(config)
-            print(f"\n{seen}")
-        else:
-            experiment.main(config)
+        run(experiment, config)
     except (FuncnetError, OSError, ModuleNotFoundError) as error:
         # What the user can mend gets a sentence; a traceback is for bugs.
         print(f"python -m experiments {name}: {error}", file=sys.stderr)
         return 1
-    except StoppedError as stopped:
+    except KeyboardInterrupt as stopped:
+        if not getattr(config, "saving", False):
+            raise
         again = shlex.join([*arguments, *(["--resume"] if "--resume" not in arguments else [])])
-        print(f"python -m experiments {name}: {stopped}; to go on:", file=sys.stderr)
+        print(f"python -m experiments {name}: stopped; to go on:", file=sys.stderr)
         print(f"    python -m experiments {again}", file=sys.stderr)
-        return 128 + stopped.signal  # as a shell counts it
+        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)  # as a shell counts it
     return 0
+
+
+def run(experiment: Any, config: Any) -> None:
+    """Run the experiment's main with the options."""
+    with contextlib.ExitStack() as stack:
+        seen = stack.enter_context(fn.debugging()) if getattr(config, "debug", False) else None
+        if getattr(config, "saving", False):
+            # As Ctrl-C: `fit` saves, then it is an exception, and `main` says how to go on.
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+        experiment.main(config)
+    if seen is not None:
+        print(f"\n{seen}")
 
 
 if __name__ == "__main__":

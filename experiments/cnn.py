@@ -6,6 +6,7 @@ of its block, which then have a quarter of the pixels to pass over.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,10 +14,10 @@ import jax.numpy as jnp
 import optax
 
 import funcnet as fn
-from funcnet._internal.checks import require_positive_int
+from funcnet.errors import ConfigError
 
 IMAGE = (28, 28, 1)
-CHANNELS = (32, 64, 128)
+CHANNELS, KERNELS = (32, 64, 128), (5, 3, 3)
 DROPOUT = {"mnist": 0.4, "fashion": 0.3}
 LOSS = fn.CrossEntropyLoss(label_smoothing=0.1)
 WEIGHT_DECAY = 0.05
@@ -39,7 +40,8 @@ class RandomShift(fn.Module):
     mirror: bool = False
 
     def __post_init__(self):
-        require_positive_int("RandomShift's pixels", self.pixels)
+        if self.pixels < 1:
+            raise ConfigError(f"RandomShift's pixels is {self.pixels}, expected at least 1")
 
     def apply(self, params, state, x, *, key: Any = None, train=False):
         """(N, height, width, channels) -> the same shape; `key` draws the shifts."""
@@ -63,25 +65,21 @@ SHIFTS = {"mnist": RandomShift(2), "fashion": RandomShift(1, mirror=True)}
 
 def network(data: str = "mnist") -> fn.Sequential:
     """(N, 28, 28, 1) images of a data set to (N, 10) logits."""
-    first, second, third = CHANNELS
-    return fn.Sequential(
-        SHIFTS[data],
-        fn.Conv2d(1, first, 5, padding=2, bias=False),
-        fn.MaxPool2d(2),
-        fn.BatchNorm2d(first),
-        fn.ReLU(),
-        fn.Conv2d(first, second, 3, padding=1, bias=False),
-        fn.MaxPool2d(2),
-        fn.BatchNorm2d(second),
-        fn.ReLU(),
-        fn.Conv2d(second, third, 3, padding=1, bias=False),
-        fn.MaxPool2d(2),
-        fn.BatchNorm2d(third),
-        fn.ReLU(),
-        fn.Flatten(),
-        fn.Dropout(DROPOUT[data]),
-        fn.Linear(3 * 3 * third, 10),
-    )
+    layers: list[fn.Module] = [SHIFTS[data]]
+    for inputs, outputs, kernel in blocks():
+        layers += [
+            fn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+            fn.MaxPool2d(2),
+            fn.BatchNorm2d(outputs),
+            fn.ReLU(),
+        ]
+    head = fn.Flatten(), fn.Dropout(DROPOUT[data]), fn.Linear(3 * 3 * CHANNELS[-1], 10)
+    return fn.Sequential(*layers, *head)
+
+
+def blocks() -> Iterator[tuple[int, int, int]]:
+    """Channels in, channels out and size of the kernel of each convolution."""
+    return zip((1, *CHANNELS[:-1]), CHANNELS, KERNELS, strict=True)
 
 
 def optimizer(peak: float, steps: int) -> optax.GradientTransformation:

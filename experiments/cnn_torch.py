@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from experiments import cnn
-from experiments.torch_peer import Peer
+from experiments.torch_peer import Peer, groups
 
 
 class RandomShift(nn.Module):
@@ -45,25 +45,16 @@ class CnnPeer(Peer):
         """Return the layers of `cnn.network`, under the same keys."""
         config: Any = self.options  # mnist's, which names the data
         shift = cnn.SHIFTS[config.data]
-        first, second, third = cnn.CHANNELS
-        return nn.Sequential(
-            RandomShift(shift.pixels, shift.mirror),
-            nn.Conv2d(1, first, 5, padding=2, bias=False),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
-            nn.Conv2d(first, second, 3, padding=1, bias=False),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(second),
-            nn.ReLU(),
-            nn.Conv2d(second, third, 3, padding=1, bias=False),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(third),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(cnn.DROPOUT[config.data]),
-            nn.Linear(3 * 3 * third, 10),
-        )
+        layers: list[nn.Module] = [RandomShift(shift.pixels, shift.mirror)]
+        for inputs, outputs, kernel in cnn.blocks():
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+                nn.MaxPool2d(2),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+        layers += [nn.Flatten(), nn.Dropout(cnn.DROPOUT[config.data])]
+        return nn.Sequential(*layers, nn.Linear(3 * 3 * cnn.CHANNELS[-1], 10))
 
     def make_loss(self, loss: str) -> nn.Module:
         """Return the cross entropy, smoothed as `cnn.LOSS` is."""
@@ -71,16 +62,8 @@ class CnnPeer(Peer):
 
     def make_step(self) -> Callable[[], None]:
         """Return a step of AdamW, its step size as in `cnn.optimizer`."""
-        parameters = list(self.network.parameters())
-        decay = {True: cnn.WEIGHT_DECAY, False: 0.0}
-        groups = [
-            {
-                "params": [p for p in parameters if (p.ndim > 1) == weights],
-                "weight_decay": decay[weights],
-            }
-            for weights in decay
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.options.learning_rate)
+        parameters = groups(self.network, cnn.WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(parameters, lr=self.options.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             self.options.learning_rate,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from experiments.download import fetch
 from funcnet.data import idx
@@ -31,10 +32,9 @@ SHIPPED = Path(__file__).parent / "data"
 class Split(NamedTuple):
     """Training or test data: a pair of arrays, as `funcnet.fit` takes."""
 
-    images: np.ndarray
-    """uint8 of shape (examples, 28, 28), 0 the background."""
-    labels: np.ndarray
-    """uint8 of shape (examples,), 0 to 9."""
+    images: UInt8[np.ndarray, "examples 28 28"]
+    """0 is the background."""
+    labels: UInt8[np.ndarray, " examples"]
 
 
 class File(NamedTuple):
@@ -91,16 +91,8 @@ DATA_SETS = {
         folder="fashion-mnist",
         url="https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         class_names=(
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
         checksums=(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -119,11 +111,7 @@ def load(
 
     Args:
         name: "mnist" or "fashion".
-        data_dir: folder with the four files, compressed or not; None searches the other places
-            listed above.
-
-    Returns:
-        60,000 training and 10,000 test examples.
+        data_dir: folder with the four files; None searches the other places listed above.
 
     Raises:
         ValueError: the name is unknown, or a file is not the official one (`idx.IDXError`).
@@ -140,12 +128,7 @@ def load(
 def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale images by one mean and one standard deviation, both of the training images.
 
-    Args:
-        train: training images, any shape.
-        test: test images, any shape.
-
-    Returns:
-        float32 arrays of the same shapes; the training images have mean 0 and standard deviation 1.
+    The images may have any shapes, and become float32.
 
     Raises:
         ValueError: the training images are empty or all pixels are the same.

@@ -8,10 +8,10 @@ its way back, until the first layers get nothing to learn from.
 """
 
 import dataclasses
-import math
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,71 +20,44 @@ import optax
 from jax import Array
 
 import funcnet as fn
-from experiments import disk, results, tables
-from funcnet._internal.checks import require_positive_int
-from funcnet.errors import ConfigError
-from funcnet.io.files import write_atomically
+from experiments import disk, runner
+from experiments.options import Options, require
+from experiments.runner import Experiment, Seed
 
 LOSS = "cross_entropy"
 NETWORKS = ("plain", "batch norm", "residual")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options."""
 
     seeds: int = 5
-    """How many times to train; the results are means over the seeds 0, 1, ..."""
     depth: int = 24
     """Hidden layers, an even number: the first, then pairs but for the last."""
     width: int = 25
     """Features of every hidden layer."""
     epochs: int = 300
-    """How often to visit every training example."""
-    batch_size: int = 100
-    """Examples in one step of the descent."""
     learning_rate: float = 0.03
-    """Step size of the plain SGD."""
     out: Path = Path("runs/deep")
-    """Folder for what is written; created if missing."""
 
     def __post_init__(self):
-        for name in ("seeds", "depth", "width", "epochs", "batch_size"):
-            require_positive_int(f"--{name.replace('_', '-')}", getattr(self, name))
-        if self.depth % 2:
-            raise ConfigError(f"--depth is {self.depth}, expected an even number")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(
-                f"--learning-rate is {self.learning_rate}, expected a positive number"
-            )
-
-
-class Outcome(NamedTuple):
-    """What one seed's training leaves behind."""
-
-    loss: Array  # (epochs,)
-    diverged_at: Array  # ()
-    gradients: Array  # (layers,): norms of the gradients of the weights before the first step
-    y: Array  # (2, examples): labels of the training points and the test points
-    predicted: Array  # (2, examples)
+        super().__post_init__()
+        self.require_counts("depth", "width")
+        require("depth", self.depth, self.depth % 2 == 0, "an even number")
 
 
 def main(config: Config) -> None:
     """Run the experiment and write everything it found."""
     from experiments import figures  # needs matplotlib: said before anything is trained
 
-    out = results.prepare_out(config.out)
-    runs: list[results.Run] = []
     losses, gradients = {}, {}
-    for name in NETWORKS:
-        outcomes = train_seeds(config, name, runs)
-        losses[name] = np.stack([outcome.loss for outcome in outcomes])
-        gradients[name] = np.stack([outcome.gradients for outcome in outcomes])
-        results.write(out, dataclasses.asdict(config), runs)
-    table = tables.render(runs, {})
-    write_atomically(out / "table.md", table.encode())
-    figures.save(figures.depths(losses, gradients), out / "deep.png")
-    print(f"\n{table}\nwritten to {out}: results.json, table.md, deep.png")
+    with runner.running(config, {}, keep_params=False) as experiment:
+        for name in NETWORKS:
+            if found := list(train_network(config, name, experiment)):
+                losses[name], gradients[name] = map(np.stack, zip(*found, strict=True))
+    figures.save(figures.depths(losses, gradients), config.out / "deep.png")
+    experiment.report("results.json, table.md, deep.png")
 
 
 def network(config: Config, name: str) -> fn.Sequential:
@@ -106,59 +79,30 @@ def network(config: Config, name: str) -> fn.Sequential:
     return fn.Sequential(*layers, fn.Linear(width, 2))
 
 
-def train_seeds(config: Config, name: str, runs: list[results.Run]) -> list[Outcome]:
-    """Train one network on every seed, each alone on the machine, and append its `Run`.
+def train_network(
+    config: Config, name: str, experiment: Experiment
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Train one network on every seed, each alone on the machine, and record it.
 
-    Raises:
-        DivergenceError: the loss or a parameter became infinite or NaN.
+    Yields:
+        For each seed the losses, (epochs,), and the norms of the gradients of the weights before
+        the first step, (layers,).
     """
-    keys = [jax.random.key(seed) for seed in range(config.seeds)]
-    start = time.perf_counter()
-    program = jax.jit(make_train(config, name)).lower(keys[0]).compile()
-    compile_seconds = time.perf_counter() - start
-    outcomes = []
-    for seed, key in enumerate(keys):
-        start = time.perf_counter()
-        outcome = jax.device_get(program(key))
-        seconds = time.perf_counter() - start
-        if outcome.diverged_at >= 0:
-            raise fn.DivergenceError(
-                f"{name}, seed {seed}: the loss or a parameter became infinite or NaN in epoch "
-                f"{outcome.diverged_at} (counted from 0); lower --learning-rate",
-                epoch=int(outcome.diverged_at),
-            )
-        runs.append(_run(name, seed, outcome, seconds, compile_seconds))
-        outcomes.append(outcome)
-        accuracy = 100 * runs[-1].accuracy_test
-        print(f"{name}, seed {seed}: {seconds:.2f} s, test accuracy {accuracy:.2f} %", flush=True)
-    return outcomes
-
-
-def make_train(config: Config, name: str):
-    """The pure function of a key that one seed is."""
     optimizer = optax.sgd(config.learning_rate)
-    trainer = fn.Trainer(
-        network(config, name), fn.CrossEntropyLoss(), optimizer, batch_size=config.batch_size
-    )
-
-    def train(key: Array) -> Outcome:
-        train_key, test_key, run_key = disk.split_key(key)
-        data, (x_test, y_test) = disk.make_data(train_key), disk.make_data(test_key)
-        first = trainer.init(run_key)
-        run, history = trainer.run(first, data, config.epochs)
-        both = jnp.stack([data[0], x_test])
-        logits, _ = trainer.model.apply(run.params, run.state, both)
-        return Outcome(
-            history["loss"],
-            history["diverged_at"],
-            gradient_norms(trainer, first, data),
-            jnp.stack([data[1], y_test]),
-            logits.argmax(axis=-1),
-        )
-
-    return train
+    trainer = fn.Trainer(network(config, name), fn.CrossEntropyLoss(), optimizer, config.batch_size)
+    for number in range(config.seeds):
+        drawn, title = disk.draw(jax.random.key(number)), f"{name}, seed {number}"
+        folder = f"{name.replace(' ', '-')}-{number}"
+        seed = Seed(LOSS, number, folder, title, trainer, drawn.train, drawn.key, name)
+        for learned in experiment.learn(seed):
+            scores = learned.scores(train=drawn.train, test=drawn.test)
+            experiment.add(seed, learned, **scores)
+            print(f"{title}: test accuracy {100 * scores['accuracy_test']:.2f} %", flush=True)
+            norms = gradient_norms(trainer, trainer.init(drawn.key), drawn.train)
+            yield learned.losses, np.asarray(norms)
 
 
+@partial(jax.jit, static_argnums=0)
 def gradient_norms(trainer: fn.Trainer, run: fn.TrainState, data: tuple[Array, Array]) -> Array:
     """The Euclidean norm of the gradient of each affine map's weight, first layer first."""
     x, y = data
@@ -168,19 +112,3 @@ def gradient_norms(trainer: fn.Trainer, run: fn.TrainState, data: tuple[Array, A
 
     gradients = jax.tree.leaves(jax.grad(loss)(run.params))
     return jnp.stack([jnp.linalg.norm(g) for g in gradients if g.ndim == 2])
-
-
-def _run(name, seed, outcome, seconds, compile_seconds) -> results.Run:
-    scores = {}
-    for split, y, predicted in zip(("train", "test"), outcome.y, outcome.predicted, strict=True):
-        scores[f"accuracy_{split}"] = fn.metrics.accuracy(y, predicted)
-        scores[f"f1_{split}"] = fn.metrics.f1_score(y, predicted)
-    return results.Run(
-        framework="funcnet",
-        loss=LOSS,
-        seed=seed,
-        seconds=seconds,
-        compile_seconds=compile_seconds,
-        model=name,
-        **scores,
-    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Integer, UInt8
 
 from funcnet.io.files import write_atomically
 
@@ -32,31 +33,21 @@ _OUTSIDE, _INSIDE = _COLOURS[:2]
 _OUTSIDE_TINT, _INSIDE_TINT = "#CFE4F2", "#FBDCC5"
 _DOTS_PER_INCH = 150
 
+Points = Float[np.ndarray, "examples 2"]
+"""In the square [-1, 1]²."""
+Labels = Integer[np.ndarray, " examples"]
+
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, atomically; the same figure gives the same bytes.
-
-    Args:
-        figure: what one of the functions below returned.
-        path: the file; its folder must exist.
-
-    Raises:
-        OSError: it can't be written.
-    """
+    """Write a figure as PNG, atomically; the same figure gives the same bytes."""
     image = io.BytesIO()
     # matplotlib's own note of its version is left out, as it would change the file.
     figure.savefig(image, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     write_atomically(Path(path), image.getvalue())
 
 
-def points(x: np.ndarray, y: np.ndarray, radius: float) -> Figure:
-    """Draw labelled points and the circle that labels them: the paper's Figure 1.
-
-    Args:
-        x: points in [-1, 1]², shape (examples, 2).
-        y: labels, 1 inside the circle, else 0, shape (examples,).
-        radius: of the circle around the origin.
-    """
+def points(x: Points, y: Labels, radius: float) -> Figure:
+    """Draw points by their labels, and the circle that labels them 1: the paper's Figure 1."""
     figure, axes = _square(f"{len(x):,} points, {100 * np.mean(y):.1f} % of them inside the circle")
     handles = [*_scatter(axes, x, y), _circle(axes, radius)]
     _legend_below(figure, handles)
@@ -64,9 +55,9 @@ def points(x: np.ndarray, y: np.ndarray, radius: float) -> Figure:
 
 
 def decision_regions(
-    predict: Callable[[np.ndarray], Any],
-    x: np.ndarray,
-    y: np.ndarray,
+    predict: Callable[[Points], Any],
+    x: Points,
+    y: Labels,
     radius: float,
     title: str,
     resolution: int = 500,
@@ -74,11 +65,9 @@ def decision_regions(
     """Draw what a classifier says over the square: the paper's Figures 2 and 3.
 
     Args:
-        predict: takes points of shape (many, 2), float32, and returns labels 0 or 1 of shape
-            (many,).
-        x: points to draw over the regions, shape (examples, 2).
-        y: their labels, 0 or 1, shape (examples,). Those that differ from the prediction are
-            ringed.
+        predict: returns the labels, 0 or 1, of points in float32.
+        x: points to draw over the regions.
+        y: their labels. Those that differ from the prediction are ringed.
         radius: of the true circle around the origin, drawn for comparison.
         title: names the classifier and its accuracy.
         resolution: points of the grid along each side.
@@ -102,7 +91,7 @@ def decision_regions(
 
 
 def curves(
-    series: Mapping[str, np.ndarray],
+    series: Mapping[str, Float[np.ndarray, "seeds epochs"]],
     quantity: str,
     *,
     epochs: Sequence[int] | None = None,
@@ -111,8 +100,7 @@ def curves(
     """Draw a quantity over the epochs: the mean over the seeds in a band that holds them all.
 
     Args:
-        series: for each label an array of shape (seeds, epochs). Values that are not finite, as
-            after a divergence, are left out.
+        series: by label. Values that are not finite, as after a divergence, are left out.
         quantity: what it is, for the axis and the title: "training loss".
         epochs: after which epochs it was taken; after each one by default.
         log: a logarithmic axis; every value must be positive then.
@@ -127,13 +115,13 @@ def curves(
     return figure
 
 
-def depths(losses: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> Figure:
-    """Draw why depth hurts: the loss over the epochs, and each layer's gradient before them.
+def depths(
+    losses: Mapping[str, Float[np.ndarray, "seeds epochs"]],
+    gradients: Mapping[str, Float[np.ndarray, "seeds layers"]],
+) -> Figure:
+    """Draw why depth hurts: each network's loss over the epochs, and its gradients before them.
 
-    Args:
-        losses: for each network its training loss, (seeds, epochs).
-        gradients: for each network the norm of the gradient of each layer's weight before the
-            first step, (seeds, layers); every one must be positive.
+    The norm of the gradient of each layer's weight must be positive.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -166,13 +154,8 @@ def _bands(
     axes.grid(alpha=0.3)
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix with its counts, shaded by their share of the row.
-
-    Args:
-        matrix: counts of shape (classes, classes); rows are true classes, columns predicted ones.
-        class_names: in the order of the rows.
-    """
+def confusion(matrix: Int[np.ndarray, "true predicted"], class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix with its counts, shaded by their share of the row."""
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -197,22 +180,16 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def misread(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
+    images: UInt8[np.ndarray, "examples height width"],
+    labels: Labels,
+    probabilities: Float[np.ndarray, "examples classes"],
     class_names: Sequence[str],
     rows: int = 4,
     columns: int = 6,
 ) -> Figure:
     """Draw the images that a classifier got wrong with the most confidence, worst first.
 
-    Args:
-        images: shape (examples, height, width).
-        labels: true classes, integers of shape (examples,).
-        probabilities: what the classifier gave each class, shape (examples, classes).
-        class_names: in the order of the classes.
-        rows: of pictures, at most.
-        columns: of pictures.
+    At most so many rows of so many columns.
     """
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
@@ -234,16 +211,12 @@ def misread(
 
 
 def reading(
-    image: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], title: str
+    image: UInt8[np.ndarray, "height width"],
+    probabilities: Float[np.ndarray, " classes"],
+    class_names: Sequence[str],
+    title: str,
 ) -> Figure:
-    """Draw one image as a classifier sees it, beside the probability of every class.
-
-    Args:
-        image: shape (height, width), uint8; drawn light on dark, as it is.
-        probabilities: shape (classes,).
-        class_names: in the order of the classes.
-        title: names the image.
-    """
+    """Draw one image, light on dark, beside the probability of every class."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     figure.suptitle(title)
     seen = figure.add_subplot(1, 2, 1, xticks=[], yticks=[])
@@ -263,49 +236,6 @@ def reading(
 def percent(probability: float) -> str:
     """Return a percentage that never claims certainty by rounding."""
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
-
-
-def relative(
-    panels: Mapping[str, Mapping[str, tuple[float, float, float]]],
-    labels: Sequence[str],
-    quantity: str,
-) -> Figure:
-    """Draw medians with their quartiles as multiples of a reference, one panel a measurement.
-
-    Args:
-        panels: for each title and each label the median and the quartiles, all positive.
-        labels: in the order from top to bottom; the first is the reference, which counts as 1.
-            It is marked, as are those whose labels begin with its.
-        quantity: what the multiples are of, for the axis: "time of a step".
-    """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    reference = labels[0]
-    size = (6 * columns, (0.5 + 0.25 * len(labels)) * rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
-        for label, (median, low, high) in panel.items():
-            own = label.startswith(reference)
-            colour, marker = (_COLOURS[1], "D") if own else (_COLOURS[0], "o")
-            height = labels.index(label)
-            axes.plot([low, high], [height, height], color=colour, lw=2)
-            axes.plot(median, height, marker=marker, color=colour)
-            note = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-            axes.annotate(f"{median:.3g}", (max(high, median), height), xytext=(7, 0), **note)
-        axes.axvline(1, color=_COLOURS[1], lw=0.8, linestyle="--", zorder=0)
-        axes.set_title(title, fontsize=10)
-        axes.set_xscale("log")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.grid(axis="x", alpha=0.3)
-        # Room for the number beside the rightmost point.
-        axes.margins(x=0.16)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.xaxis.set_major_formatter("{x:g}")
-    figure.supxlabel(f"{quantity} as a multiple of {reference}'s: median and quartiles")
-    return figure
 
 
 def _square(title: str) -> tuple[Figure, Axes]:

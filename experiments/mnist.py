@@ -7,13 +7,13 @@ finished is on disk before the next one starts. The seeds share the images and d
 initial weights and order; they run one after the other, each timed alone on the machine.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,11 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 import funcnet as fn
-from experiments import cnn, datasets, results, runner, tables
-from experiments.runner import FuncnetLearner, Learner, Options
-from experiments.saving import Saving, saving
+from experiments import cnn, datasets, options, runner, tables
+from experiments.runner import Experiment, Learned, Outputs, Seed
 from experiments.tables import TITLES
-from funcnet._internal.checks import require_positive_int
 from funcnet.errors import ConfigError
 from funcnet.io.files import write_atomically
 
@@ -37,7 +35,7 @@ CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Options):
+class Config(options.PaperOptions):
     """Options; the defaults are the paper's."""
 
     model: Literal["mlp", "cnn"] = "mlp"
@@ -55,8 +53,8 @@ class Config(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if require_positive_int("--train-size", self.train_size) > 60_000:
-            raise ConfigError(f"--train-size is {self.train_size}, expected at most 60000")
+        self.require_counts("train_size")
+        options.require("train_size", self.train_size, self.train_size <= 60_000, "at most 60000")
         plain = (self.schedule, self.weight_decay, self.clip_norm) == ("constant", 0, None)
         if self.model == "cnn" and not plain:
             raise ConfigError(
@@ -112,15 +110,38 @@ class Images(NamedTuple):
     """(examples, 28, 28) uint8, 0 the background: as they were before."""
 
 
-class Curves(NamedTuple):
-    """What was seen while a seed was trained."""
+Curves = Mapping[str, dict[int, tuple[np.ndarray, ...]]]
+"""For each framework and seed the losses, (epochs,), and both rows of `Accuracies.taken`."""
 
-    loss: np.ndarray
-    """(epochs,), the mean over the training images as they were seen."""
-    accuracy_train: np.ndarray
-    """(tests,), after each of `tested_epochs`."""
-    accuracy_test: np.ndarray
-    """(tests,)"""
+
+class Accuracies:
+    """The accuracies along the way of a seed.
+
+    Args:
+        epochs: how many it is trained.
+        sets: the training and the test images.
+        folder: where to keep them as they are taken, for a seed that is resumed; None for nowhere.
+
+    Attributes:
+        taken: on both sets after each of `tested_epochs`, (2, tests).
+    """
+
+    def __init__(self, epochs: int, sets: Sequence[Images], folder: Path | None = None):
+        self.tested, self._sets, self._folder = tested_epochs(epochs), sets, folder
+        self.taken = np.full((len(sets), len(self.tested)), np.nan)
+        if folder is not None and (saved := fn.checkpoint.restore(folder, self.taken)):
+            self.taken = np.array(saved.tree)
+
+    def __call__(self, epoch: int, outputs: Outputs) -> None:
+        """Test a network after so many epochs, if it is time."""
+        if epoch not in self.tested:
+            return
+        for part, images in enumerate(self._sets):
+            score = fn.metrics.accuracy(images.y, runner.labels(outputs, images.x))
+            self.taken[part, self.tested.index(epoch)] = score
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # `fit`, which saves next, warns of a full disk
+                fn.checkpoint.save(self._folder, epoch, self.taken, keep=2)
 
 
 def main(config: Config) -> None:
@@ -130,38 +151,25 @@ def main(config: Config) -> None:
     if config.with_torch:
         from experiments import torch_peer  # noqa: F401 (and PyTorch)
 
-    out = results.prepare_out(config.out)
-    data_set = datasets.DATA_SETS[config.data]
-    train, test = load(config)
-    record = runner.Record(out, config, tables.MNIST if config.data == "mnist" else {})
-    curves: dict[str, dict[int, Curves]] = defaultdict(dict)
-    differences = []
-    with saving(config) as on_disk:
-        finished = on_disk.finished([seed_name(seed) for seed in range(config.seeds)])
-        make_learners = prepare(config, train, compiled=not finished)
-        for seed in tqdm(range(config.seeds), unit="seed", desc=data_set.title):
-            for learners in make_learners(seed):
-                try:
-                    seen, apart = train_seed(config, seed, learners, train, test, on_disk)
-                except fn.DivergenceError as error:
-                    record.leave_out(error, LOSS, seed, *(lr.framework for lr in learners))
-                    continue
-                differences.append(apart)
-                for learner, curve in zip(learners, seen, strict=True):
-                    curves[learner.framework][seed] = curve
-                write_atomically(out / "curves.csv", as_csv(config, curves).encode())
-                record.add(*map(partial(_run, seed), learners, seen))
-                if isinstance(learners[0], FuncnetLearner) and len(curves["funcnet"]) == 1:
-                    _draw_errors(figures, config, learners[0], test)
-    record.require_some()
+    sets = load(config)
+    curves: Curves = defaultdict(dict)
+    apart = []
+    with runner.running(config, tables.MNIST if config.data == "mnist" else {}) as experiment:
+        for seed, learned, accuracies in train_seeds(config, experiment, sets):
+            curves[learned.framework][seed] = learned.losses, *accuracies
+            write_atomically(config.out / "curves.csv", as_csv(config, curves).encode())
+            if learned.framework == "funcnet" and len(curves["funcnet"]) == 1:
+                _draw_errors(figures, config, learned, sets[1])
+            if learned.apart:
+                apart.append(learned.apart)
     _draw_curves(figures, config, curves)
-    reports = [same_start.write(out, LOSS, differences, record.runs)] if config.same_start else []
-    print("\n".join(["", record.table, *reports]))
-    if finished:
-        print(runner.FINISHED)
-    print(
-        f"written to {out}: results.json, table.md, curves.csv, the parameters, and the figures; "
-        f"see an image classified with: python -m experiments predict {out} --index 0"
+    reports = []
+    if config.same_start:
+        reports = [same_start.write(config.out, LOSS, apart, experiment.runs)]
+    experiment.report(
+        f"results.json, table.md, curves.csv, the parameters, and the figures; see an image "
+        f"classified with: python -m experiments predict {config.out} --index 0",
+        *reports,
     )
 
 
@@ -189,90 +197,38 @@ def tested_epochs(epochs: int) -> list[int]:
 def make_trainer(config: Config) -> fn.Trainer:
     """Return what trains the network that the options name."""
     if config.model == "mlp":
-        return runner.make_trainer(config, config.sizes, LOSS)
+        return options.make_trainer(config, config.sizes, LOSS)
     optimizer = cnn.optimizer(config.learning_rate, config.steps)
     return fn.Trainer(cnn.network(config.data), cnn.LOSS, optimizer, batch_size=config.batch_size)
 
 
-def prepare(
-    config: Config, train: Images, compiled: bool = True
-) -> Callable[[int], Iterator[list[Learner]]]:
-    """Compile for every seed, unless there is nothing left to train.
+def train_seeds(
+    config: Config, experiment: Experiment, sets: Sequence[Images]
+) -> Iterator[tuple[int, Learned, np.ndarray]]:
+    """Train one seed after the other, in PyTorch too if asked; record each when it is done.
 
-    Returns:
-        A function of the seed, to the learners that train it: one after the other, each alone,
-        or, if they start from the same weights, side by side.
+    Yields:
+        The seed, what it has learned in one framework, and its `Accuracies.taken`.
     """
-    trainer = make_trainer(config)
-    data = jnp.asarray(train.x), jnp.asarray(train.y)
-    begin = trainer.init(jax.random.key(0))
-    compile_seconds = runner.warm_up(trainer, begin, data) if compiled else 0.0
-    peers = []
+    trainer, peers = make_trainer(config), []
+    data = jnp.asarray(sets[0].x), jnp.asarray(sets[0].y)
     if config.with_torch:
         from experiments import cnn_torch, torch_peer
 
         kind = cnn_torch.CnnPeer if config.model == "cnn" else torch_peer.Peer
-        peers = torch_peer.make_peers(config, config.sizes, LOSS, train[:2], kind)
-
-    def make_learners(seed: int) -> Iterator[list[Learner]]:
-        run = trainer.init(jax.random.key(seed))
-        funcnet = FuncnetLearner(trainer, run, data, compile_seconds)
-        if config.same_start:
-            yield [funcnet, peers[0].learner(train[:2], seed, start=run)]
-            return
-        yield [funcnet]
-        for peer in peers:
-            yield [peer.learner(train[:2], seed)]
-
-    return make_learners
-
-
-def train_seed(
-    config: Config,
-    seed: int,
-    learners: Sequence[Learner],
-    train: Images,
-    test: Images,
-    on_disk: Saving,
-) -> tuple[list[Curves], Mapping[str, np.ndarray]]:
-    """Train one seed from where it was, testing it now and then; save funcnet's parameters.
-
-    Returns:
-        What was seen of each learner, and how far they came apart: `runner.Trained.differences`.
-
-    Raises:
-        DivergenceError: a loss or a parameter became infinite or NaN.
-        StoppedError: a signal asked to stop; the seed is saved.
-        CheckpointError: what was saved is of another configuration or other data.
-    """
-    tested = tested_epochs(config.epochs)
-    accuracies = np.zeros((2, len(learners), len(tested)))
-    saved = on_disk.seed(seed_name(seed), learners, test[:2])
-    begun = saved.restore(accuracies)
-
-    def after(epoch: int, losses: np.ndarray) -> None:
-        if epoch in tested:
-            for part, images in enumerate((train, test)):
-                for i, learner in enumerate(learners):
-                    score = fn.metrics.accuracy(images.y, learner.predict(images.x))
-                    accuracies[part, i, tested.index(epoch)] = score
-        saved.after(epoch, losses, accuracies)
-
-    def save() -> None:
-        for learner in learners:
-            if isinstance(learner, FuncnetLearner):
-                # With the state beside the parameters: the running statistics belong to a network.
-                arrays = fn.interop.state_dict(learner.run.params, learner.run.state)
-                fn.save_params(config.out / params_name(seed), arrays)
-
-    title = f"seed {seed}, {' and '.join(TITLES[learner.framework] for learner in learners)}"
-    try:
-        losses, differences = runner.train(learners, config.epochs, title, after, begun)
-    except fn.DivergenceError:
-        save()  # funcnet stopped at the last finite epoch
-        raise
-    save()
-    return [Curves(*curves) for curves in zip(losses, *accuracies, strict=True)], differences
+        peers = torch_peer.make_peers(config, config.sizes, LOSS, data, kind)
+    title = datasets.DATA_SETS[config.data].title
+    for number in tqdm(range(config.seeds), unit="seed", desc=title):
+        name, key = seed_name(number), jax.random.key(number)
+        seed = Seed(LOSS, number, name, f"seed {number}, funcnet", trainer, data, key)
+        folder = experiment.checkpoints / f"{name}-accuracies" if config.saving else None
+        tests = {peer.framework: Accuracies(config.epochs, sets) for peer in peers}
+        tests["funcnet"] = Accuracies(config.epochs, sets, folder)
+        for learned in experiment.learn(seed, peers, tests):
+            taken = tests[learned.framework].taken
+            train, test = taken[:, -1].tolist()
+            experiment.add(seed, learned, accuracy_train=train, accuracy_test=test)
+            yield number, learned, taken
 
 
 def params_name(seed: int) -> str:
@@ -285,35 +241,23 @@ def seed_name(seed: int) -> str:
     return f"{LOSS}-{seed}"
 
 
-def as_csv(config: Config, curves: Mapping[str, Mapping[int, Curves]]) -> str:
+def as_csv(config: Config, curves: Curves) -> str:
     """Return the curves of all seeds so far; an accuracy is empty where none was taken."""
     tested = tested_epochs(config.epochs)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["framework", "seed", "epoch", "loss", "accuracy_train", "accuracy_test"])
     for framework, seeds in curves.items():
-        for seed, curve in seeds.items():
-            accuracies = dict(zip(tested, zip(*curve[1:], strict=True), strict=True))
-            for epoch, loss in enumerate(curve.loss, start=1):
+        for seed, (losses, *taken) in seeds.items():
+            accuracies = dict(zip(tested, zip(*taken, strict=True), strict=True))
+            for epoch, loss in enumerate(losses, start=1):
                 writer.writerow([framework, seed, epoch, loss, *accuracies.get(epoch, ("", ""))])
     return text.getvalue()
 
 
-def _run(seed: int, learner: Learner, curve: Curves) -> results.Run:
-    return results.Run(
-        framework=learner.framework,
-        loss=LOSS,
-        seed=seed,
-        accuracy_train=float(curve.accuracy_train[-1]),
-        accuracy_test=float(curve.accuracy_test[-1]),
-        seconds=learner.seconds,
-        compile_seconds=learner.compile_seconds,
-    )
-
-
-def _draw_errors(figures, config, learner, test):
+def _draw_errors(figures, config, learned, test):
     names = datasets.DATA_SETS[config.data].class_names
-    probabilities = np.asarray(jax.nn.softmax(learner.logits(test.x)))
+    probabilities = np.asarray(jax.nn.softmax(learned.outputs(test.x)))
     matrix = fn.metrics.confusion_matrix(
         test.y, probabilities.argmax(axis=1), labels=range(CLASSES)
     )
@@ -324,14 +268,11 @@ def _draw_errors(figures, config, learner, test):
 
 
 def _draw_curves(figures, config, curves):
-    losses = {
-        TITLES[name]: np.stack([c.loss for c in seeds.values()]) for name, seeds in curves.items()
-    }
-    accuracies = {
-        f"{TITLES[name]}, {part} images": np.stack([c[i] for c in seeds.values()])
-        for name, seeds in curves.items()
-        for i, part in ((1, "training"), (2, "test"))
-    }
+    losses, accuracies = {}, {}
+    for framework, seeds in curves.items():
+        title = TITLES[framework]
+        losses[title], train, test = map(np.stack, zip(*seeds.values(), strict=True))
+        accuracies |= {f"{title}, training images": train, f"{title}, test images": test}
     figures.save(figures.curves(losses, "training loss", log=True), config.out / "loss.png")
     figure = figures.curves(accuracies, "accuracy", epochs=tested_epochs(config.epochs))
     figures.save(figure, config.out / "accuracy.png")

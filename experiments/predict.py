@@ -126,14 +126,7 @@ def choose(test: mnist.Images, index: int | None) -> tuple[np.ndarray, int]:
 
 
 def read_png(path: Path, invert: bool) -> np.ndarray:
-    """Return the pixels of a PNG file as the data sets have them.
-
-    Args:
-        path: the file.
-        invert: whether to turn light and dark around.
-
-    Returns:
-        (28, 28) uint8, 0 the background.
+    """Return the pixels of a PNG file, (28, 28) uint8, light and dark turned around or not.
 
     Raises:
         OSError: the file can't be read.

@@ -23,7 +23,6 @@ import jax
 
 import funcnet
 from funcnet.io.files import write_atomically
-from funcnet.training.seeds import cores
 
 FILE_NAME = "results.json"
 
@@ -75,14 +74,10 @@ class Results:
 
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
-    """Make sure, before hours are spent, that results can be written to a folder.
+    """Make sure, before hours are spent, that results can be written to a folder, and return it.
 
-    Args:
-        path: the folder; created with its parents. It may hold other files, and the results of an
-            earlier run, which the next write replaces.
-
-    Returns:
-        The folder.
+    It is created with its parents. It may hold other files, and the results of an earlier run,
+    which the next write replaces.
 
     Raises:
         ResultsError: a file is in the way, the folder can't be created or written, or it holds a
@@ -113,11 +108,8 @@ def write(
 ) -> None:
     """Write `results.json`, replacing the one that is there.
 
-    Args:
-        folder: an existing folder, see `prepare_out`.
-        config: the options of the run, as JSON values and paths.
-        runs: the runs finished so far.
-        diverged: the runs left out; in a list of their own, "diverged", if there are any.
+    The config holds JSON values and paths; the runs that diverged are in a list of their own,
+    "diverged", if there are any.
 
     Raises:
         OSError: it can't be written; the old file is unchanged.
@@ -135,10 +127,7 @@ def write(
 
 
 def read(folder: Path) -> Results:
-    """Return what `write` wrote.
-
-    Args:
-        folder: a run's folder.
+    """Return what `write` wrote into a folder.
 
     Raises:
         ResultsError: there is no `results.json`, it can't be read, or it is damaged.
@@ -165,7 +154,7 @@ def versions() -> dict[str, str | int]:
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")},
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         "device": jax.devices()[0].device_kind,
     }
     # Asked for only if it took part: importing it takes seconds.

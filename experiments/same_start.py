@@ -7,6 +7,7 @@ parameter.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,34 +16,29 @@ from funcnet.io.files import write_atomically
 
 
 def write(
-    out: Path, title: str, differences: Sequence[Mapping[str, np.ndarray]], runs: list[results.Run]
+    out: Path, loss: str, differences: Sequence[Mapping[str, Any]], runs: list[results.Run]
 ) -> str:
     """Write the report and the figure of one loss; return the report.
 
     Args:
         out: an existing folder.
-        title: of the loss in file names: "mse".
-        differences: of each seed, see `runner.Trained`.
-        runs: of both frameworks, all of this loss.
+        loss: "mse", in the names of the files.
+        differences: of each seed, see `runner.Learned.apart`.
+        runs: of both frameworks with this loss.
     """
     stacked = {key: np.stack([seed[key] for seed in differences]) for key in differences[0]}
     report = render(stacked, runs)
-    write_atomically(out / f"same-start-{title}.md", report.encode())
+    write_atomically(out / f"same-start-{loss}.md", report.encode())
     # A logarithmic axis has no place for "not at all".
     drawn = {key: np.where(values > 0, values, np.nan) for key, values in stacked.items()}
     some = any(np.isfinite(values).any() for values in drawn.values())
     figure = figures.curves(drawn, "largest |funcnet - PyTorch|", log=some)
-    figures.save(figure, out / f"same-start-{title}.png")
+    figures.save(figure, out / f"same-start-{loss}.png")
     return report
 
 
 def render(differences: Mapping[str, np.ndarray], runs: Sequence[results.Run]) -> str:
-    """Return the report as Markdown.
-
-    Args:
-        differences: largest absolute ones for "loss" and each parameter, (seeds, epochs).
-        runs: of both frameworks.
-    """
+    """Return the report as Markdown; the differences are (seeds, epochs) each."""
     epochs = next(iter(differences.values())).shape[1]
     shown = sorted({1, 10, 100, 1000, epochs} & set(range(1, epochs + 1)))
     header = ["", *(f"after epoch {epoch}" for epoch in shown), "along the way", "in epoch"]

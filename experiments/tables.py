@@ -63,15 +63,10 @@ _ROWS = (
 
 
 def render(runs: Sequence[Run], paper: Paper) -> str:
-    """Return a Markdown table of runs beside the paper's, padded to read well in a terminal.
+    """Return a Markdown table of runs beside the paper's columns, if it has them.
 
-    Args:
-        runs: at least one; those of one framework, loss and model make a column, in order of
-            appearance.
-        paper: the columns to put beside them; those that it lacks are left out.
-
-    Returns:
-        The table, ending in a newline. F1 has rows where the runs have F1.
+    Runs of one framework, loss and model make a column, in order of appearance. F1 has rows where
+    the runs have F1.
     """
     columns = [["", *(row.title for row in _ROWS)]]
     for framework, loss, model in dict.fromkeys(map(_kind, runs)):
@@ -85,11 +80,9 @@ def render(runs: Sequence[Run], paper: Paper) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as a Markdown table, padded to read well in a terminal.
+    """Return rows of cells, the header first, as a Markdown table padded to read well.
 
-    Args:
-        rows: the header, then the others, all of the same length. The first column is aligned to
-            the left, the others to the right.
+    The first column is aligned to the left, the others to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

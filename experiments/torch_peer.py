@@ -4,17 +4,22 @@ nn.Sequential, optim.SGD, and mini-batches from a random permutation: no DataLoa
 cost more than the networks here. PyTorch uses as many threads as it likes.
 """
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 import funcnet as fn
-from experiments.runner import Options
-from funcnet.training.trainer import epoch_order
+from experiments.options import PaperOptions
+from experiments.runner import After, Learned
+from experiments.tables import TITLES
+from funcnet.data import shuffle
 
 try:
     import torch
@@ -34,22 +39,12 @@ Order = Callable[[int], np.ndarray]
 
 
 def make_peers(
-    options: Options,
-    sizes: Sequence[int],
-    loss: str,
-    data: tuple[Any, Any],
-    kind: "type[Peer] | None" = None,
+    options: PaperOptions, sizes: Sequence[int], loss: str, data: Any, kind: "type[Peer]"
 ) -> list["Peer"]:
     """Prepare eager PyTorch and, if it is wanted and works here, torch.compile.
 
-    Args:
-        options: of the experiment.
-        sizes: numbers of features, from the input's to the output's.
-        loss: "mse" or "cross_entropy".
-        data: (x, y) as one seed has it, to compile for.
-        kind: a subclass of `Peer`, if it is to be another network.
+    The data are (x, y) as one seed has them, to compile for; the kind is `Peer` or a subclass.
     """
-    kind = kind or Peer
     peers = [kind(options, sizes, loss)]
     peers[0].prepare(data)
     # Compiled code rounds in its own way; the question of --same-start is about eager PyTorch.
@@ -75,13 +70,15 @@ class Peer:
         compiled: whether to use torch.compile.
     """
 
-    def __init__(self, options: Options, sizes: Sequence[int], loss: str, compiled: bool = False):
+    def __init__(
+        self, options: PaperOptions, sizes: Sequence[int], loss: str, compiled: bool = False
+    ):
         self.options = options
         # A GPU only where funcnet uses it as well.
         self.device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
         self.network = self.make_network(sizes).to(self.device)
         self.model = torch.compile(self.network) if compiled else self.network
-        self.loss = self.make_loss(loss)
+        self.loss, self.loss_name = self.make_loss(loss), loss
         self.framework = "torch.compile" if compiled else "torch"
         self.compile_seconds = 0.0
 
@@ -98,7 +95,8 @@ class Peer:
 
     def make_step(self) -> Callable[[], None]:
         """Return what takes one step along the gradients."""
-        optimizer = make_optimizer(self.options, self.network)
+        parameters = groups(self.network, self.options.weight_decay)
+        optimizer = torch.optim.SGD(parameters, self.options.learning_rate)
         schedule, clip_norm = make_schedule(self.options, optimizer), self.options.clip_norm
 
         def step() -> None:
@@ -115,11 +113,7 @@ class Peer:
         return x
 
     def prepare(self, data: tuple[Any, Any]) -> None:
-        """Do what the first steps do once: start threads, fill caches, compile.
-
-        Args:
-            data: (x, y) of the shapes and dtypes to train with.
-        """
+        """Do what the first steps on such data do once: start threads, fill caches, compile."""
         start = time.perf_counter()
         x, y = self.tensors(data)
         size = self.options.batch_size
@@ -128,26 +122,31 @@ class Peer:
         self.compile_seconds = time.perf_counter() - start
 
     def learner(
-        self, data: tuple[Any, Any], seed: int, start: fn.TrainState | None = None
+        self,
+        data: tuple[Any, Any],
+        seed: int,
+        start: fn.TrainState | None = None,
+        after: After | None = None,
     ) -> "TorchLearner":
-        """Return a fresh `runner.Learner`; the one before it must not be used any more.
+        """Return a fresh learner; the one before it must not be used any more.
 
         Args:
             data: (x, y), arrays.
             seed: of the initial weights and the batches.
             start: funcnet's state to take both from instead.
+            after: called after each epoch.
         """
         x, y = self.tensors(data)
+        title = f"{TITLES[self.loss_name]}, seed {seed}, {TITLES[self.framework]}"
         torch.manual_seed(seed)
         if start is None:
             for layer in self.network:
-                reset: Any = getattr(layer, "reset_parameters", None)
-                if reset is not None:
-                    reset()
-            return TorchLearner(self, x, y)
+                if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                    layer.reset_parameters()
+            return TorchLearner(self, title, x, y, after=after)
         arrays = fn.interop.state_dict(start.params)
         self.network.load_state_dict({k: torch.from_numpy(a) for k, a in arrays.items()})
-        return TorchLearner(self, x, y, order_of(start, len(x)))
+        return TorchLearner(self, title, x, y, order_of(start, len(x)), after)
 
     def tensors(self, data: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features and targets as the losses take them, the network in their dtype."""
@@ -156,16 +155,15 @@ class Peer:
         return self.as_input(x), y if y.is_floating_point() else y.long()
 
 
-def make_optimizer(options: Options, network: nn.Module) -> torch.optim.Optimizer:
-    """Return SGD as the options say; weights decay, biases don't."""
-    groups = {True: [], False: []}
+def groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters for an optimizer of PyTorch's: weights decay, biases don't."""
+    by_decay = {weight_decay: [], 0.0: []}
     for parameter in network.parameters():
-        groups[parameter.ndim > 1].append(parameter)
-    decayed = {"params": groups[True], "weight_decay": options.weight_decay}
-    return torch.optim.SGD([decayed, {"params": groups[False]}], options.learning_rate)
+        by_decay[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+    return [{"params": found, "weight_decay": decay} for decay, found in by_decay.items()]
 
 
-def make_schedule(options: Options, optimizer: torch.optim.Optimizer):
+def make_schedule(options: PaperOptions, optimizer: torch.optim.Optimizer):
     """Return what changes the step size after every step, None for nothing."""
     if options.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
@@ -176,36 +174,87 @@ def make_schedule(options: Options, optimizer: torch.optim.Optimizer):
 
 def order_of(start: fn.TrainState, examples: int) -> Order:
     """Return the order in which funcnet visits the examples after this state."""
-    compute = jax.jit(epoch_order, static_argnums=2)
-    return lambda epoch: np.array(compute(start.key, start.epoch + epoch, examples))
+
+    @jax.jit
+    def compute(epoch):
+        key = jax.random.fold_in(start.key, start.epoch + epoch)
+        return shuffle.permutation(jax.random.fold_in(key, 0), examples)
+
+    return lambda epoch: np.array(compute(epoch))
 
 
 class TorchLearner:
-    """A `runner.Learner` in PyTorch.
+    """One seed's training in PyTorch.
 
     Args:
         peer: the network, initialised.
+        title: of the seed, for the progress bar and in an error.
         x: features, (examples, features).
         y: targets.
         order: of the examples; a random permutation by default.
+        after: called after each epoch.
+
+    Attributes:
+        losses: of each epoch.
+        apart: see `runner.Learned`; filled by `beside`.
+        seconds: spent on training.
     """
 
-    def __init__(self, peer: Peer, x: torch.Tensor, y: torch.Tensor, order: Order | None = None):
-        self.framework = peer.framework
+    def __init__(
+        self,
+        peer: Peer,
+        title: str,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        order: Order | None = None,
+        after: After | None = None,
+    ):
+        self.losses: list[float] = []
+        self.apart: dict[str, list[float]] = defaultdict(list)
         self.seconds = 0.0
-        self.compile_seconds = peer.compile_seconds
-        self._peer, self._x, self._y, self._order = peer, x, y, order
-        self._step = peer.make_step()
-        self._epochs = 0
+        self._peer, self._title, self._x, self._y = peer, title, x, y
+        self._order, self._after, self._step = order, after, peer.make_step()
+
+    def train(self, epochs: int) -> Learned:
+        """Train under a progress bar; return what was learned."""
+        with tqdm(range(epochs), unit="epoch", desc=self._title, leave=False) as bar:
+            for _ in bar:
+                bar.set_postfix(loss=f"{self.epoch():.4g}", refresh=False)
+        return self.learned()
+
+    def beside(self, event: Any) -> None:
+        """Train an epoch after each of funcnet's, and compare the two: a callback of `fn.fit`."""
+        ours = {"loss": float(event.history["loss"][-1]), **fn.interop.state_dict(event.run.params)}
+        theirs = {"loss": self.epoch(), **self.arrays()}
+        for key, array in ours.items():
+            self.apart[key].append(float(np.max(np.abs(array - theirs[key]))))
+
+    def learned(self) -> Learned:
+        """Return what was learned so far."""
+        peer, times = self._peer, (self.seconds, self._peer.compile_seconds)
+        return Learned(peer.framework, np.array(self.losses), self.outputs, *times, self.apart)
 
     def epoch(self) -> float:
-        """Train one epoch; return the mean loss over the examples as they were seen."""
+        """Train one epoch; return the mean loss over the examples as they were seen.
+
+        Raises:
+            DivergenceError: it is infinite or NaN.
+        """
+        number = len(self.losses)
         # Given from outside, the order is no part of the work to be timed.
-        order = self._order and torch.from_numpy(self._order(self._epochs)).to(self._x.device)
+        order = self._order and torch.from_numpy(self._order(number)).to(self._x.device)
         start = time.perf_counter()
         loss = self._train_epoch(torch.randperm(len(self._x)) if order is None else order)
         self.seconds += time.perf_counter() - start
-        self._epochs += 1
+        if not math.isfinite(loss):
+            raise fn.DivergenceError(
+                f"{self._title}: the loss became infinite or NaN in epoch {number} (counted from "
+                f"0); lower --learning-rate",
+                epoch=number,
+            )
+        self.losses.append(loss)
+        if self._after is not None:
+            self._after(number + 1, self.outputs)
         return loss
 
     def _train_epoch(self, order: torch.Tensor) -> float:
@@ -220,13 +269,13 @@ class TorchLearner:
         return total.item() / len(order)  # waits for a GPU
 
     @torch.no_grad()
-    def predict(self, x: Any) -> np.ndarray:
-        """Return the labels of x."""
+    def outputs(self, x: Any) -> np.ndarray:
+        """Return the network's output, (examples, classes)."""
         features = self._peer.as_input(torch.tensor(np.asarray(x), device=self._x.device))
         network = self._peer.network.eval()
-        labels = [network(part).argmax(dim=-1) for part in features.split(_PREDICT_BATCH)]
+        found = [network(part) for part in features.split(_PREDICT_BATCH)]
         network.train()
-        return torch.cat(labels).cpu().numpy()
+        return torch.cat(found).cpu().numpy()
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Return the parameters, views of them where they are on the CPU."""

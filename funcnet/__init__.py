@@ -1,6 +1,6 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
-from funcnet import metrics, ops, testing
+from funcnet import errors, metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
@@ -14,6 +14,7 @@ from funcnet.layers import (
     BatchNorm1d,
     BatchNorm2d,
     BCEWithLogitsLoss,
+    Container,
     Conv2d,
     CrossEntropyLoss,
     Dropout,
@@ -27,6 +28,7 @@ from funcnet.layers import (
     LeakyReLU,
     Linear,
     LogSoftmax,
+    Loss,
     MaxPool2d,
     Module,
     MSELoss,
@@ -44,9 +46,13 @@ from funcnet.layers import (
     Tanh,
 )
 from funcnet.layers.tracing import backward
-from funcnet.training.fit import FitResult, fit
+from funcnet.training import callbacks
+from funcnet.training.fit import fit
+from funcnet.training.history import History
+from funcnet.training.result import FitResult
 from funcnet.training.seeds import map_seeds
-from funcnet.training.trainer import Trainer, TrainState
+from funcnet.training.state import TrainState
+from funcnet.training.trainer import Trainer
 
 __all__ = [
     "ELU",
@@ -57,6 +63,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CheckpointError",
+    "Container",
     "Conv2d",
     "CrossEntropyLoss",
     "DivergenceError",
@@ -65,6 +72,7 @@ __all__ = [
     "FitResult",
     "Flatten",
     "GroupNorm",
+    "History",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
@@ -72,6 +80,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "Loss",
     "MSELoss",
     "MaxPool2d",
     "Module",
@@ -90,8 +99,10 @@ __all__ = [
     "TrainState",
     "Trainer",
     "backward",
+    "callbacks",
     "checkpoint",
     "debugging",
+    "errors",
     "fit",
     "interop",
     "load",

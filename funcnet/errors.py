@@ -1,4 +1,4 @@
-"""funcnet's exceptions: each message says what came, what was expected and the likely mend.
+"""funcnet's exceptions: each message says what came, what was expected and the likely fix.
 
 All of them are also the built-in exception a caller would expect (ValueError, TypeError or
 ArithmeticError), so nobody has to import this module to catch them.
@@ -11,13 +11,13 @@ class FuncnetError(Exception):
     """Base of everything funcnet raises on purpose.
 
     Attributes:
-        layer_path: the layer it happened in, as indices from the outermost container inwards;
-            empty where it happened in no layer.
+        layer_path: the layer it happened in: an index or a name for each container from the
+            outermost inwards; empty outside of layers.
         layer: that layer's repr.
         subject: which of several data sets it is about; empty where there is one.
     """
 
-    layer_path: tuple[int, ...] = ()
+    layer_path: tuple[int | str, ...] = ()
     layer: str = ""
     subject: str = ""
 

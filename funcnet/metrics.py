@@ -2,8 +2,8 @@
 
 Every function takes `(y_true, y_pred)`: integer (or boolean) class labels of shape (examples,), as
 lists, NumPy or JAX arrays. They run on the host in NumPy and return Python floats or NumPy arrays:
-a score is read by people, so it gains nothing from being compiled, and int64 counts are exact at
-any size of data set.
+a score that is read by people gains nothing from being compiled, and int64 counts are exact at any
+size of data set.
 
 With C classes in use, `matrix = confusion_matrix(y_true, y_pred)` of shape (C, C) counts the
 examples of true class i predicted as class j.  For class c:
@@ -14,18 +14,44 @@ examples of true class i predicted as class j.  For class c:
 
 F1 is the harmonic mean of the two above it.  A class that divides by zero scores `zero_division`, 0
 by default, without scikit-learn's warning.
+
+Inside a compiled program, as in `fit(..., metrics={"f1": f1_score})`, the arguments have shapes but
+no values, and the same formulas are computed by JAX, with these differences:
+
+- y_pred may be a classifier's floating output, (..., C), of one axis more than the labels: its
+  argmax over the last axis is taken. So may y_true be probabilities or one-hot, of y_pred's shape.
+- Any number of leading axes are examples.
+- Which labels occur isn't known: the classes are 0 to C - 1, or else `labels`, which integer
+  predictions need. Classes that don't occur are left out of a mean, as scikit-learn leaves them
+  out, but have a row in `confusion_matrix` and a score with `average=None`.
+- What depends on values is not checked: a label that is no class matches none.
+- Numbers are float32 and int32 arrays.
+
+`mode`, "max" for each score, tells `fit` which values are better.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.core import Tracer
 
 Average = Literal["binary", "macro", "micro", "weighted", None]
 """How the scores of the classes become one: see `precision`."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def accuracy(y_true: Any, y_pred: Any) -> float:
+
+def _more_is_better(metric: Callable[P, T]) -> Callable[P, T]:
+    metric.mode = "max"  # pyright: ignore[reportFunctionMemberAccess]
+    return metric
+
+
+@_more_is_better
+def accuracy(y_true: Any, y_pred: Any) -> float | Array:
     """Return the fraction of examples whose predicted label is the true one.
 
     Args:
@@ -33,19 +59,22 @@ def accuracy(y_true: Any, y_pred: Any) -> float:
         y_pred: predicted labels, integers or booleans, shape (examples,).
 
     Returns:
-        A float in [0, 1].
+        A float in [0, 1]; under `jit` an array (), where y_pred may be (..., C): see above.
 
     Raises:
         TypeError: labels are not integers or booleans.
         ValueError: labels are empty, not one-dimensional, or of different length.
     """
+    if _is_traced(y_true, y_pred):
+        true, pred, _ = _traced_pair(y_true, y_pred)
+        return (true == pred).mean()
     true, pred = _check_pair(y_true, y_pred)
     return float(np.mean(true == pred))
 
 
 def confusion_matrix(
     y_true: Any, y_pred: Any, *, labels: Sequence[int] | np.ndarray | None = None
-) -> np.ndarray:
+) -> np.ndarray | Array:
     """Count the examples of each true class by the class predicted for them.
 
     Args:
@@ -63,6 +92,10 @@ def confusion_matrix(
         ValueError: labels are empty, not one-dimensional, or of different length; or `labels`
             repeats itself or has none of the labels in `y_true`.
     """
+    if _is_traced(y_true, y_pred):
+        true, pred, size = _traced_pair(y_true, y_pred)
+        is_true, is_pred = _one_hot(true, pred, _traced_classes(labels, size))
+        return jnp.einsum("nc,nd->cd", is_true.astype(jnp.int32), is_pred.astype(jnp.int32))
     true, pred = _check_pair(y_true, y_pred)
     if labels is None:
         classes = np.union1d(true, pred)
@@ -78,6 +111,7 @@ def confusion_matrix(
     return np.bincount(row * size + column, minlength=size * size).reshape(size, size)
 
 
+@_more_is_better
 def precision(
     y_true: Any,
     y_pred: Any,
@@ -86,7 +120,7 @@ def precision(
     pos_label: int = 1,
     average: Average = "binary",
     zero_division: float = 0.0,
-) -> float | np.ndarray:
+) -> float | np.ndarray | Array:
     """Return the fraction of the examples predicted to be of a class that are of it.
 
     Args:
@@ -111,9 +145,10 @@ def precision(
             "binary", there are more than two classes, or `pos_label` is neither of the two.
     """
     counts = _count(y_true, y_pred, labels, pos_label, average)
-    return _average(counts.hits, counts.predicted, counts.actual, average, zero_division)
+    return _average(counts.hits, counts.predicted, counts, average, zero_division, labels)
 
 
+@_more_is_better
 def recall(
     y_true: Any,
     y_pred: Any,
@@ -122,16 +157,17 @@ def recall(
     pos_label: int = 1,
     average: Average = "binary",
     zero_division: float = 0.0,
-) -> float | np.ndarray:
+) -> float | np.ndarray | Array:
     """Return the fraction of the examples of a class that were predicted to be of it.
 
     Arguments, result and errors are those of `precision`; `zero_division` is the score of a class
     that has no true example.
     """
     counts = _count(y_true, y_pred, labels, pos_label, average)
-    return _average(counts.hits, counts.actual, counts.actual, average, zero_division)
+    return _average(counts.hits, counts.actual, counts, average, zero_division, labels)
 
 
+@_more_is_better
 def f1_score(
     y_true: Any,
     y_pred: Any,
@@ -140,7 +176,7 @@ def f1_score(
     pos_label: int = 1,
     average: Average = "binary",
     zero_division: float = 0.0,
-) -> float | np.ndarray:
+) -> float | np.ndarray | Array:
     """Return F1, the harmonic mean of precision and recall.
 
     Arguments, result and errors are those of `precision`; `zero_division` is the score of a class
@@ -149,21 +185,32 @@ def f1_score(
     """
     counts = _count(y_true, y_pred, labels, pos_label, average)
     total = counts.predicted + counts.actual
-    return _average(2 * counts.hits, total, counts.actual, average, zero_division)
+    return _average(2 * counts.hits, total, counts, average, zero_division, labels)
 
 
 class _Counts(NamedTuple):
-    """Examples per scored class, each int64 of shape (C,); C is 1 for "binary" and "micro"."""
+    """Examples per scored class, each an integer array of shape (C,).
 
-    hits: np.ndarray
-    predicted: np.ndarray
-    actual: np.ndarray
+    C is 1 for "binary" and "micro".
+    """
+
+    hits: Any
+    predicted: Any
+    actual: Any
 
 
 def _count(y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Average) -> _Counts:
     """Count what the scores divide, over all examples: `labels` chooses classes, not examples."""
     if average not in get_args(Average):
         raise ValueError(f"average: expected one of {get_args(Average)}, got {average!r}")
+    if _is_traced(y_true, y_pred):
+        counts = _traced_count(y_true, y_pred, labels, pos_label, average)
+    else:
+        counts = _host_count(y_true, y_pred, labels, pos_label, average)
+    return _Counts(*(c.sum(keepdims=True) for c in counts)) if average == "micro" else counts
+
+
+def _host_count(y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Average) -> _Counts:
     true, pred = _check_pair(y_true, y_pred)
     present = np.union1d(true, pred)
     if average == "binary":
@@ -172,28 +219,112 @@ def _count(y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Avera
         classes = present if labels is None else _check_classes(labels)
     everything = np.union1d(present, classes)
     chosen = np.searchsorted(everything, classes)
-    matrix = confusion_matrix(true, pred, labels=everything)
-    counts = _Counts(matrix.diagonal()[chosen], matrix.sum(0)[chosen], matrix.sum(1)[chosen])
-    return _Counts(*(c.sum(keepdims=True) for c in counts)) if average == "micro" else counts
+    matrix = np.asarray(confusion_matrix(true, pred, labels=everything))
+    return _Counts(matrix.diagonal()[chosen], matrix.sum(0)[chosen], matrix.sum(1)[chosen])
+
+
+def _traced_count(
+    y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Average
+) -> _Counts:
+    true, pred, size = _traced_pair(y_true, y_pred)
+    if average == "binary":
+        if size is not None:
+            _check_binary(np.arange(size), pos_label)
+        classes = np.array([pos_label])
+    else:
+        classes = _traced_classes(labels, size)
+    is_true, is_pred = _one_hot(true, pred, classes)
+    hits = is_true & is_pred
+    return _Counts(*(hot.sum(axis=0, dtype=jnp.int32) for hot in (hits, is_pred, is_true)))
 
 
 def _average(
-    numerator: np.ndarray,
-    denominator: np.ndarray,
-    support: np.ndarray,
+    numerator: Any,
+    denominator: Any,
+    counts: _Counts,
     average: Average,
     zero_division: float,
-) -> float | np.ndarray:
+    labels: Any,
+) -> float | np.ndarray | Array:
     """Divide class by class, then average over the classes; every array has shape (C,)."""
     if zero_division not in (0, 1):
         raise ValueError(f"zero_division: expected 0 or 1, got {zero_division!r}")
+    if _is_traced(numerator):
+        # A class that does not occur at all was not asked for, unless by name.
+        asked = (counts.predicted + counts.actual > 0) | (labels is not None)
+        asked |= average in ("binary", "micro")
+        return _traced_average(numerator, denominator, counts.actual, asked, average, zero_division)
     scores = np.full(len(numerator), float(zero_division))
     np.divide(numerator, denominator, out=scores, where=denominator > 0)
     if average is None:
         return scores
     # Where no scored class has a true example, scikit-learn weighs them equally.
-    weights = support if average == "weighted" and support.any() else None
+    weights = counts.actual if average == "weighted" and counts.actual.any() else None
     return float(np.average(scores, weights=weights))
+
+
+def _traced_average(
+    numerator: Array,
+    denominator: Array,
+    actual: Array,
+    asked: Array,
+    average: Average,
+    zero_division: float,
+) -> Array:
+    scores = jnp.where(
+        denominator > 0, numerator / jnp.maximum(denominator, 1), jnp.float32(zero_division)
+    )
+    if average is None:
+        return scores
+    weights = asked.astype(jnp.float32)
+    if average == "weighted":
+        weights = jnp.where(actual.any(), actual.astype(jnp.float32), weights)
+    return (scores * weights).sum() / weights.sum()
+
+
+def _is_traced(*arrays: Any) -> bool:
+    return any(isinstance(array, Tracer) for array in arrays)
+
+
+def _traced_pair(y_true: Any, y_pred: Any) -> tuple[Array, Array, int | None]:
+    """Both as labels of shape (examples,), and the number of classes where y_pred tells it."""
+    true, pred = jnp.asarray(y_true), jnp.asarray(y_pred)
+    size = None
+    if jnp.issubdtype(pred.dtype, jnp.floating) and pred.ndim > 0:
+        if true.shape == pred.shape and jnp.issubdtype(true.dtype, jnp.floating):
+            true = true.argmax(axis=-1)
+        if true.shape == pred.shape[:-1]:
+            size = pred.shape[-1]
+            pred = pred.argmax(axis=-1)
+    for name, array in (("y_true", true), ("y_pred", pred)):
+        if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.integer):
+            raise TypeError(
+                f"{name}: expected integer or boolean labels, got {array.dtype}{list(array.shape)};"
+                f" scores or probabilities need an argmax or a threshold first"
+            )
+    if true.shape != pred.shape:
+        raise ValueError(
+            f"y_true and y_pred differ in shape: {true.shape} and {pred.shape}; "
+            "give one predicted label for each true one, or outputs (..., classes)"
+        )
+    if true.size == 0:
+        raise ValueError("y_true: expected at least one label, got none")
+    return true.reshape(-1), pred.reshape(-1), size
+
+
+def _traced_classes(labels: Any, size: int | None) -> np.ndarray:
+    if labels is not None:
+        return _check_classes(labels)
+    if size is None:
+        raise ValueError(
+            "labels: which labels occur isn't known inside a compiled program; pass labels=range(C)"
+        )
+    return np.arange(size)
+
+
+def _one_hot(true: Array, pred: Array, classes: np.ndarray) -> tuple[Array, Array]:
+    """Which example is of which class, (examples, C) booleans."""
+    return true[:, None] == classes[None, :], pred[:, None] == classes[None, :]
 
 
 def _check_pair(y_true: Any, y_pred: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,9 @@
 import importlib.util
 import itertools
 import os
+import shlex
 import signal
+import sys
 
 import hypothesis
 import jax
@@ -13,6 +15,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no failure.
 hypothesis.settings.register_profile("funcnet", deadline=None)
 hypothesis.settings.load_profile("funcnet")
+
+
+# Compiled programs, on disk, for all workers and all runs of one CI. Processes that tests start see
+# none of it: that their bits are the same is to be found out.
+if folder := os.environ.get("FUNCNET_COMPILED"):
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture
@@ -26,15 +36,30 @@ def x64():
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+PYTHON = os.path.relpath(sys.executable)
 SLOW_TESTS = itertools.count(1)
 
 
 def pytest_runtest_teardown(item, nextitem):
     """Drop compiled programs now and then: they stay in memory, and are gigabytes by the end."""
     another_module = nextitem is None or nextitem.path != item.path
-    slow = item.get_closest_marker("slow") is not None
+    slow = any(map(item.get_closest_marker, ("slow", "exhaustive")))
     if another_module or (slow and next(SLOW_TESTS) % 20 == 0):
         jax.clear_caches()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Under a failure, the command that runs this test alone."""
+    report = yield
+    if report.failed:
+        report.sections.append(("Run it alone", rerun_command(item.nodeid)))
+    return report
+
+
+def rerun_command(test: str) -> str:
+    """What runs one test, be it slow or not."""
+    return shlex.join([PYTHON, "-m", "pytest", "-m", "", test])
 
 
 # For each marker, what its tests import and the extra that installs that.

@@ -480,8 +480,8 @@ CALLS = {
     "a list in Sequential": case(
         ConfigError, "layer 0", "Sequential(*layers)", call=lambda: fn.Sequential([LINEAR])
     ),
-    "a function in Sequential": case(
-        ConfigError, "layer 1", "instance of", call=lambda: fn.Sequential(LINEAR, jnp.tanh)
+    "a string in Sequential": case(
+        ConfigError, "layer 1", "instance of", call=lambda: fn.Sequential(LINEAR, "tanh")
     ),
     "None in Sequential": case(ConfigError, "layer 0", "None", call=lambda: fn.Sequential(None)),
     "MSE's reduction": case(ConfigError, "'avg'", "'mean'", call=lambda: fn.MSELoss("avg")),

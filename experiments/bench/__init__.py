@@ -132,10 +132,11 @@ def write_page(figures: Any, bench: report.Bench, out: Path) -> None:
     """Write benchmark.md and, if any training was timed, benchmark.png."""
     write_atomically(out / "benchmark.md", report.page(bench, "benchmark.png").encode())
     if panels := report.panels(bench):
+        from experiments.bench.figure import relative
+
         shown = {label for panel in panels.values() for label in panel}
         labels = [label for label in report.FAMILIES.values() if label in shown]
-        figure = figures.relative(panels, labels, "time of a step")
-        figures.save(figure, out / "benchmark.png")
+        figures.save(relative(panels, labels, "time of a step"), out / "benchmark.png")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Data sets as pairs of arrays: converted once, and checked before anything runs."""
+"""Data sets as pairs of arrays, or trees of them: converted once, checked before anything runs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,26 +11,76 @@ from jax import Array
 from funcnet.errors import DataError, DtypeError, ShapeError
 
 
-def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Array, Array]:
-    """A pair of arrays over the same examples, floating ones in `dtype`.
+def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+    """A pair of arrays, or of pytrees of arrays, over the same examples, floating ones in `dtype`.
 
     Raises:
         DataError: `data` is not a pair, or empty.
-        ShapeError: an array has no axis of examples, or the two differ in it.
+        ShapeError: an array has no axis of examples, or they differ in it.
         DtypeError: something that is no array of numbers.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         what = f"{len(data)} entries" if isinstance(data, tuple | list) else type(data).__name__
         raise DataError(f"{name} is {what}, expected a pair of arrays: (x, y)")
-    x, y = as_array(f"{name}'s x", data[0], dtype), as_array(f"{name}'s y", data[1], dtype)
-    if len(x) != len(y):
+    x = as_examples(f"{name}'s x", data[0], dtype)
+    y = as_examples(f"{name}'s y", data[1], dtype)
+    if examples(x) != examples(y):
         raise ShapeError(
-            f"{name}'s x has {len(x)} examples and y has {len(y)} (shapes {x.shape} and "
-            f"{y.shape}), expected as many; the first axis counts the examples"
+            f"{name}'s x has {examples(x)} examples and y has {examples(y)} (shapes {_shapes(x)} "
+            f"and {_shapes(y)}), expected as many; the first axis counts the examples"
         )
-    if len(x) == 0:
-        raise DataError(f"{name} is empty: x has shape {x.shape}; there is nothing to train on")
+    if examples(x) == 0:
+        raise DataError(f"{name} is empty: x has shape {_shapes(x)}; there is nothing to train on")
     return x, y
+
+
+def as_examples(name: str, tree: Any, dtype: Any) -> Any:
+    """An array, or a pytree of arrays, with an axis of examples; floating ones in `dtype`.
+
+    Dicts, tuples that hold arrays, and other nodes of a pytree are taken apart; a list, as a tuple
+    of numbers, is an array in the making.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda value: not _is_node(value)
+    )
+    if not leaves:
+        raise DtypeError(f"{name} is {tree!r}, expected an array, or a pytree of some")
+    named = [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    arrays = [as_array(name, leaf, dtype) for name, leaf in named]
+    for (other, _), array in zip(named, arrays, strict=True):
+        if len(array) != len(arrays[0]):
+            raise ShapeError(
+                f"{named[0][0]} has {len(arrays[0])} examples and {other} has {len(array)}, "
+                f"expected as many; the first axis counts the examples"
+            )
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _is_node(value: Any) -> bool:
+    """Whether a value holds arrays, by name or place, rather than being one."""
+    if type(value) is tuple:
+        return any(_is_node(part) or getattr(part, "ndim", 0) > 0 for part in value)
+    if value is None or isinstance(value, list):
+        return False
+    return isinstance(value, Mapping) or not jax.tree_util.all_leaves([value])
+
+
+def examples(tree: Any) -> int:
+    """How many examples there are: the first axis of every array."""
+    return len(jax.tree.leaves(tree)[0])
+
+
+def take(tree: Any, indices: Array) -> Any:
+    """The examples at these places, each of which is there, and there once."""
+    return jax.tree.map(
+        lambda a: a.at[indices].get(mode="promise_in_bounds", unique_indices=True), tree
+    )
+
+
+def _shapes(tree: Any) -> Any:
+    """The shape of an array; of a tree, that of each."""
+    shapes = [a.shape for a in jax.tree.leaves(tree)]
+    return shapes[0] if jax.tree.structure(tree).num_nodes == 1 else shapes
 
 
 def as_array(name: str, array: Any, dtype: Any) -> Array:
@@ -40,7 +91,8 @@ def as_array(name: str, array: Any, dtype: Any) -> Array:
         array = _from_host(name, array, dtype)
     if array.ndim == 0:
         raise ShapeError(f"{name} is a single number, expected an array over the examples")
-    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.asarray(array)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return jnp.asarray(array.astype(dtype) if floating else array)
 
 
 def _from_host(name, array, dtype):
@@ -81,17 +133,18 @@ def _narrowed(name, array):
     return jnp.asarray(narrow)
 
 
-def checked(name: str, data: Any, dtype: Any) -> tuple[Array, Array]:
-    """The same, and every number finite.
+def checked(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+    """The same as `as_arrays`, and every number finite.
 
     Raises:
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
-    x, y = as_arrays(name, data, dtype)
-    for part, array in (("x", x), ("y", y)):
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            _require_finite(f"{name}'s {part}", array)
-    return x, y
+    pair = as_arrays(name, data, dtype)
+    for part, tree in zip("xy", pair, strict=True):
+        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.issubdtype(array.dtype, jnp.floating):
+                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array)
+    return pair
 
 
 def _require_finite(name, array):

@@ -11,23 +11,24 @@ import numpy as np
 
 from funcnet.errors import ShapeError
 from funcnet.layers.module import Module, require_module
-from funcnet.layers.tracing import dotted, title_of, walk
+from funcnet.layers.tracing import walk
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer in a `Summary`, or the place where a container joins its layers' outputs.
+    """One call of a layer in a `Summary`, or where a container combines its layers' outputs.
 
     Attributes:
-        path: where it stands, such as "1.0" for the first layer of the second one.
-        layer: its repr; of a join, how it joins what.
-        output_shape: the shape of its output.
-        parameters: how many numbers its parameters have.
+        path: where it stands, such as "1.0" for the first layer of the second one, or "h.0.attn".
+        layer: its repr; of a container, how it combines what.
+        output_shape: the shape of its output, or a tree of shapes like the output.
+        parameters: how many numbers its parameters have, or a container's own arrays; counted at
+            the first call alone.
     """
 
     path: str
     layer: str
-    output_shape: tuple[int, ...]
+    output_shape: Any
     parameters: int
 
 
@@ -36,8 +37,8 @@ class Summary:
     """What `summary` found; printing it gives the table.
 
     Attributes:
-        rows: one for each layer that is no container, and one for each sum or concatenation of
-            a Residual or Parallel, in the order of the forward pass.
+        rows: one for each call of a layer that is not a container, and one for each container
+            that combines outputs, such as a Residual, in the order of the forward pass.
         parameters: the total.
     """
 
@@ -60,7 +61,14 @@ class Summary:
         return f"Summary({len(self.rows)} layers, {self.parameters:,} parameters)"
 
 
-def summary(model: Module, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Summary:
+def summary(
+    model: Module,
+    input_shape: Any,
+    dtype: Any = jnp.float32,
+    *,
+    inputs: tuple[Any, ...] = (),
+    **options: Any,
+) -> Summary:
     """Print a table of each layer's output shape and number of parameters, and return it.
 
     Nothing is computed: shapes are traced.
@@ -68,33 +76,54 @@ def summary(model: Module, input_shape: tuple[int, ...], dtype: Any = jnp.float3
     Args:
         model: a `Module`.
         input_shape: the shape of the array that `model.apply` will get, with or without batch
-            axes, such as (100, 784) or (784,).
-        dtype: of that array; an integer one for a model that begins with an Embedding.
+            axes, such as (100, 784) or (784,). Where it gets a pytree of arrays, the same tree with
+            a shape for each array, or a `jax.ShapeDtypeStruct` for one of another dtype.
+        dtype: of these arrays; an integer one for a model that begins with an Embedding.
+        inputs: the shapes of what else the model takes by position.
+        options: what the model takes by name, such as a mask.
 
     Raises:
-        ConfigError: `model` is no layer.
+        ConfigError: `model` is not a layer.
         DtypeError: `dtype` does not fit a layer.
-        ShapeError: `input_shape` is not a tuple of integers, or does not fit a layer.
+        ShapeError: `input_shape` is not a tuple of integers or a tree of such, or does not fit a
+            layer.
     """
     require_module(model)
-    if not isinstance(input_shape, tuple | list) or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in input_shape
-    ):
-        raise ShapeError(
-            f"input_shape is {input_shape!r}, expected a tuple of integers such as (784,)"
-        )
     rows = []
 
-    def visit(path, layer, params, x, compute):
-        y = compute(params, x)
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        rows.append(Row(dotted(path, layer), title_of(layer), y.shape, count))
-        return y
+    def visit(place, layer, params, inputs, compute):
+        output = compute(params, inputs)
+        count = 0 if place.call else sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+        shapes = jax.tree.map(lambda array: array.shape, output)
+        rows.append(Row(place.dotted(layer), place.title(layer), shapes, count))
+        return output
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key)
-    x = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
-    jax.eval_shape(functools.partial(walk, model, visit), params, state, x)
+    given = (_arrays(input_shape, dtype), *(_arrays(shape, dtype) for shape in inputs))
+    jax.eval_shape(functools.partial(walk, model, visit, options=options), params, state, given)
     table = Summary(tuple(rows), sum(row.parameters for row in rows))
     print(table)
     return table
+
+
+def _arrays(shapes: Any, dtype: Any) -> Any:
+    """The arrays of a tree of shapes, as JAX traces them."""
+
+    def array(shape):
+        if hasattr(shape, "shape") and hasattr(shape, "dtype"):
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
+        if not _is_shape(shape):
+            raise ShapeError(
+                f"input_shape is {shapes!r}, expected a tuple of integers such as (784,), or a "
+                f"tree of such"
+            )
+        return jax.ShapeDtypeStruct(tuple(shape), dtype)
+
+    return jax.tree.map(array, shapes, is_leaf=lambda tree: tree is None or _is_shape(tree))
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in value
+    )

@@ -7,8 +7,8 @@ parameters, state and an input to an output and the next state:
     output, state    = layer.apply(params, state, x, key=key, train=True)
 
 A layer's params are a dict of arrays with PyTorch's names, a container's a tuple with one entry
-per layer, and `()` where there is nothing. Layers are hashable and compare by value, so that a
-function compiled for one is found again for an equal one.
+per layer, or a dict where its layers have names, and `()` where there is nothing. Layers are
+hashable and compare by value, so that a function compiled for one is found again for an equal one.
 """
 
 from funcnet.layers.activations import (
@@ -23,7 +23,8 @@ from funcnet.layers.activations import (
     Softplus,
     Tanh,
 )
-from funcnet.layers.containers import Container, Parallel, Residual, Sequential, require_entries
+from funcnet.layers.composition import Call, Container
+from funcnet.layers.containers import Parallel, Residual, Sequential
 from funcnet.layers.conv import Conv2d
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.embedding import Embedding
@@ -34,23 +35,12 @@ from funcnet.layers.losses import (
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    Loss,
     MSELoss,
     NLLLoss,
     SmoothL1Loss,
 )
-from funcnet.layers.module import (
-    Module,
-    Output,
-    Params,
-    State,
-    as_pair,
-    located,
-    require_floating_input,
-    require_module,
-    require_params,
-    require_state,
-    require_stateless,
-)
+from funcnet.layers.module import Function, Module, Output, Params, State
 from funcnet.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from funcnet.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
 
@@ -62,12 +52,14 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Call",
     "Container",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
     "Flatten",
+    "Function",
     "GroupNorm",
     "HuberLoss",
     "KLDivLoss",
@@ -76,6 +68,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "Loss",
     "MSELoss",
     "MaxPool2d",
     "Module",
@@ -94,12 +87,4 @@ __all__ = [
     "Softplus",
     "State",
     "Tanh",
-    "as_pair",
-    "located",
-    "require_entries",
-    "require_floating_input",
-    "require_module",
-    "require_params",
-    "require_state",
-    "require_stateless",
 ]

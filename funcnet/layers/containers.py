@@ -1,113 +1,108 @@
-"""Containers: layers made of layers, one after the other or side by side."""
+"""Containers: layers one after the other or side by side."""
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-from jax import Array
-
 from funcnet import ops
-from funcnet._internal.checks import require_key
-from funcnet.errors import ConfigError, ParamsError, ShapeError
-from funcnet.layers.module import Module, Output, as_pair, located
+from funcnet._internal.checks import require_arrays
+from funcnet._internal.fields import set_fields
+from funcnet.errors import ConfigError, ShapeError
+from funcnet.layers.composition import Call, Container, Layer, as_layer, children_of, require_name
+from funcnet.layers.module import Module, Takes, located
 
 
-class Container(Module):
-    """What layers made of layers share; a subclass says in `connect` what feeds what.
+class _HandsOn(Container):
+    """A container that hands its further inputs and options to each child that takes them."""
 
-    Child i draws from fold_in(key, i), in `init` and in `apply`. Params and state are tuples
-    with one entry per child.
-    """
+    def takes(self) -> Takes:
+        """What any child takes."""
+        each = [child.takes() for child in children_of(self).values()]
+        return Takes(
+            max((takes.inputs for takes in each), default=0),
+            frozenset().union(*(takes.options for takes in each)),
+            any(takes.any_option for takes in each),
+        )
 
-    @property
-    def children(self) -> tuple[Module, ...]:
-        """The layers inside, in the order of their indices."""
-        raise NotImplementedError(f"{type(self).__name__} has no children")
-
-    def connect(self, call: Callable[[int, Array], Array], x: Array) -> Array:
-        """Map x to the output; `call(i, x)` is what child i makes of x, each called once."""
-        raise NotImplementedError(f"{type(self).__name__} has no connect")
-
-    @property
-    def joins(self) -> str:
-        """How it joins its children's outputs, in a few words; empty where it does nothing."""
-        return ""
-
-    def init(self, key, dtype=jnp.float32):
-        """Params and state: tuples with one entry per child."""
-        require_key(key)
-        made = []
-        for i, child in enumerate(self.children):
-            with located((i,), child):
-                made.append(as_pair(child, "init", child.init(jax.random.fold_in(key, i), dtype)))
-        return tuple(params for params, _ in made), tuple(state for _, state in made)
-
-    def apply(self, params, state, x, *, key=None, train=False):
-        """Map an input to an output and the children's next states."""
-        require_entries(self, "params", params)
-        require_entries(self, "state", state)
-        if key is not None:
-            require_key(key)
-        states = list(state)
-
-        def call(i, x):
-            child = self.children[i]
-            child_key = None if key is None else jax.random.fold_in(key, i)
-            with located((i,), child):
-                output = child.apply(params[i], state[i], x, key=child_key, train=train)
-                y, states[i] = as_pair(child, "apply", output)
-            return y
-
-        return Output(self.connect(call, x), tuple(states))
+    def _hand(
+        self, call: Call, name: int | str, x: Any, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """What a child makes of x and of what it takes of the rest."""
+        if not inputs and not options:
+            return call(name, x)
+        takes = children_of(self)[name].takes()
+        taken = [given for i, given in enumerate(inputs) if i < takes.inputs]
+        known = {option: value for option, value in options.items() if takes.knows(option)}
+        return call(name, x, *taken, **known)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Sequential(Container):
+class Sequential(_HandsOn):
     """Layers applied one after the other (`torch.nn.Sequential`); they may be containers too.
 
-    Layer i draws from fold_in(key, i), in `init` and in `apply`. Params and state are tuples
-    with one entry per layer.
+    Given one by one, layers have the paths 0, 1, ..., and params and state are tuples with one
+    entry per layer. Given by keyword, as in `Sequential(c_fc=Linear(2, 8), act=GELU())`, they have
+    names, and params and state are dicts. Layer i, counted from 0, draws from fold_in(key, i), in
+    `init` and in `apply`.
+
+    `apply` hands further inputs and options, such as `mask=`, to each layer that takes them, and
+    refuses those that no layer takes.
 
     Args:
-        layers: any number of modules; none for the identity.
+        layers: any number of modules, or functions of an array; none for the identity.
+        named: the same, by name.
 
     Raises:
-        ConfigError: something that is not a layer.
+        ConfigError: something that is not a layer, a name that is none, or layers given both ways.
     """
 
     layers: tuple[Module, ...]
+    names: tuple[str, ...]
 
-    def __init__(self, *layers: Module):
-        _require_layers("Sequential", layers)
-        object.__setattr__(self, "layers", layers)
+    def __init__(self, /, *layers: Layer, **named: Layer):
+        if layers and named:
+            raise ConfigError(
+                f"Sequential got {len(layers)} layers without and {len(named)} with a name, "
+                f"expected one kind; name all or none"
+            )
+        for name in named:
+            require_name(self, "layer", name)
+        made = _as_layers("Sequential", named or dict(enumerate(layers)))
+        set_fields(self, layers=made, names=tuple(named))
 
     def __repr__(self):
-        return f"Sequential({', '.join(map(repr, self.layers))})"
+        if not self.names:
+            return f"Sequential({', '.join(map(repr, self.layers))})"
+        pairs = zip(self.names, self.layers, strict=True)
+        return f"Sequential({', '.join(f'{name}={layer!r}' for name, layer in pairs)})"
 
     @property
-    def children(self):
-        """The layers."""
-        return self.layers
+    def children(self) -> tuple[Module, ...] | dict[str, Module]:
+        """The layers, by name where they have names."""
+        return dict(zip(self.names, self.layers, strict=True)) if self.names else self.layers
 
-    def connect(self, call, x):
+    @property
+    def combines(self) -> str:
+        """Nothing: its output is its last layer's."""
+        return ""
+
+    def connect(self, call: Call, x: Any, *inputs: Any, **options: Any) -> Any:
         """Each layer gets the output of the one before."""
-        for i in range(len(self.layers)):
-            x = call(i, x)
+        for name in children_of(self):
+            x = self._hand(call, name, x, inputs, options)
         return x
 
-    def check_input(self, x):
+    def check_input(self, x: Any) -> None:
         """Let the first layer check what it will get."""
-        if self.layers:
-            with located((0,), self.layers[0]):
-                self.layers[0].check_input(x)
+        for name, layer in list(children_of(self).items())[:1]:
+            with located((name,), layer):
+                layer.check_input(x)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Residual(Container):
+class Residual(_HandsOn):
     """Layers one after the other, and their input added to what they make of it.
 
     y = layers(x) + x, or y = layers(x) + shortcut(x) where the layers change the shape (He et
@@ -136,34 +131,36 @@ class Residual(Container):
     layers: tuple[Module, ...]
     shortcut: Module | None
 
-    def __init__(self, *layers: Module, shortcut: Module | None = None):
-        _require_layers("Residual", layers, at_least_one=True)
-        if shortcut is not None and not isinstance(shortcut, Module):
-            raise ConfigError(f"Residual's shortcut is {shortcut!r}{_no_layer_mend(shortcut)}")
-        object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "shortcut", shortcut)
+    def __init__(self, *layers: Layer, shortcut: Layer | None = None):
+        made = _as_layers("Residual", dict(enumerate(layers)), at_least_one=True)
+        if shortcut is not None:
+            shortcut = as_layer("Residual's shortcut", shortcut)
+        set_fields(self, layers=made, shortcut=shortcut)
 
     def __repr__(self):
         shortcut = [] if self.shortcut is None else [f"shortcut={self.shortcut!r}"]
         return f"Residual({', '.join([*map(repr, self.layers), *shortcut])})"
 
     @property
-    def children(self):
+    def children(self) -> tuple[Module, ...]:
         """The layers, then the shortcut if there is one."""
         return self.layers if self.shortcut is None else (*self.layers, self.shortcut)
 
     @property
-    def joins(self):
+    def combines(self) -> str:
         """Which two arrays it adds."""
         beside = "its input" if self.shortcut is None else f"layer {len(self.layers)}"
         return f"Residual: sum of layer {len(self.layers) - 1} and {beside}"
 
-    def connect(self, call, x):
+    def connect(self, call: Call, x: Any, *inputs: Any, **options: Any) -> Any:
         """The layers' output plus the shortcut's."""
         y = x
         for i in range(len(self.layers)):
-            y = call(i, y)
-        beside = x if self.shortcut is None else call(len(self.layers), x)
+            y = self._hand(call, i, y, inputs, options)
+        beside = x
+        if self.shortcut is not None:
+            beside = self._hand(call, len(self.layers), x, inputs, options)
+        require_arrays("Residual", output=y, shortcut=beside)
         if y.shape != beside.shape:
             way = "its input has" if self.shortcut is None else "its shortcut makes"
             raise ShapeError(
@@ -174,8 +171,8 @@ class Residual(Container):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Parallel(Container):
-    """Branches side by side: each gets the same input, and their outputs are joined.
+class Parallel(_HandsOn):
+    """Branches side by side: each gets the same input, and their outputs are combined.
 
     Branch i draws from fold_in(key, i). Params and state are tuples with one entry per branch.
     A branch of several layers is a Sequential; Sequential() is the identity.
@@ -191,30 +188,30 @@ class Parallel(Container):
     branches: tuple[Module, ...]
     combine: Literal["sum", "concatenate"]
 
-    def __init__(self, *branches: Module, combine: Literal["sum", "concatenate"] = "sum"):
-        _require_layers("Parallel", branches, at_least_one=True)
+    def __init__(self, *branches: Layer, combine: Literal["sum", "concatenate"] = "sum"):
+        made = _as_layers("Parallel", dict(enumerate(branches)), at_least_one=True)
         if combine not in ("sum", "concatenate"):
             raise ConfigError(f"Parallel's combine is {combine!r}, expected 'sum' or 'concatenate'")
-        object.__setattr__(self, "branches", branches)
-        object.__setattr__(self, "combine", combine)
+        set_fields(self, branches=made, combine=combine)
 
     def __repr__(self):
         return f"Parallel({', '.join(map(repr, self.branches))}, combine={self.combine!r})"
 
     @property
-    def children(self):
+    def children(self) -> tuple[Module, ...]:
         """The branches."""
         return self.branches
 
     @property
-    def joins(self):
+    def combines(self) -> str:
         """What it does with the branches' outputs."""
         made = {"sum": "sum", "concatenate": "concatenation"}[self.combine]
         return f"Parallel: {made} of {len(self.branches)} branches"
 
-    def connect(self, call, x):
-        """The branches' outputs, joined."""
-        outputs = [call(i, x) for i in range(len(self.branches))]
+    def connect(self, call: Call, x: Any, *inputs: Any, **options: Any) -> Any:
+        """The branches' outputs, combined."""
+        outputs = [self._hand(call, i, x, inputs, options) for i in range(len(self.branches))]
+        require_arrays("Parallel", **{f"output {i}": y for i, y in enumerate(outputs)})
         shapes = [y.shape for y in outputs]
         compared = shapes if self.combine == "sum" else [shape[:-1] for shape in shapes]
         if len(set(compared)) > 1 or (self.combine == "concatenate" and () in shapes):
@@ -227,36 +224,18 @@ class Parallel(Container):
             return functools.reduce(operator.add, outputs)
         return ops.concatenate(outputs, dim=-1)
 
-    def check_input(self, x):
+    def check_input(self, x: Any) -> None:
         """Let each branch check what it will get."""
         for i, branch in enumerate(self.branches):
             with located((i,), branch):
                 branch.check_input(x)
 
 
-def require_entries(container: Container, name: str, given: Any) -> None:
-    """Raise ParamsError unless `given` is a tuple with one entry per child."""
-    expected = len(container.children)
-    if not isinstance(given, tuple) or len(given) != expected:
-        what = f"{len(given)} entries" if isinstance(given, tuple) else type(given).__name__
-        raise ParamsError(
-            f"{type(container).__name__} got {name} of {what}, expected a tuple of {expected}, one "
-            f"entry per layer; make it with model.init(key), of the same model"
-        )
-
-
-def _require_layers(container: str, layers: tuple[Any, ...], at_least_one: bool = False) -> None:
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Module):
-            mend = _no_layer_mend(layer, container)
-            raise ConfigError(f"{container}'s layer {i} is {layer!r}{mend}")
-    if at_least_one and not layers:
+def _as_layers(
+    container: str, given: Mapping[Any, Layer], at_least_one: bool = False
+) -> tuple[Module, ...]:
+    if at_least_one and not given:
         raise ConfigError(f"{container} has no layers, expected at least one")
-
-
-def _no_layer_mend(value: Any, container: str = "Sequential") -> str:
-    if isinstance(value, type) and issubclass(value, Module):
-        return f", a class; expected a layer: {value.__name__}(...)"
-    if isinstance(value, list | tuple):
-        return f"; expected layers one by one: {container}(*layers)"
-    return f" of type {type(value).__name__}; expected a layer, an instance of funcnet.Module"
+    return tuple(
+        as_layer(f"{container}'s layer {name}", layer, container) for name, layer in given.items()
+    )

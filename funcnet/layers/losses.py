@@ -1,7 +1,7 @@
 """Losses: frozen dataclasses that hold options, called as loss(prediction, target)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +17,64 @@ from funcnet.ops.distances import require_delta
 from funcnet.ops.likelihoods import KLReduction
 from funcnet.ops.losses import require_label_smoothing
 
+Classification = Literal["labels", "answers"]
+
+
+class Loss:
+    """The base of every loss; subclass it, as a frozen dataclass, for a loss of your own.
+
+    Override `__call__`, and `divisor` where the mean divides by anything but the number of the
+    target's entries. The fields of the dataclass are options: hashable, no arrays.
+
+    Attributes:
+        classification: what kind of answer the prediction is. "labels": the class of the largest
+            output; "answers": yes where an output is above 0; None: no classification.
+        reduction: "mean", "sum" or "none"; a dataclass field where it can be chosen.
+    """
+
+    classification: ClassVar[Classification | None] = None
+    reduction: Any = "mean"
+
+    def __call__(self, prediction: Array, target: Array) -> Array:
+        """The loss of a batch, ().
+
+        Args:
+            prediction: the model's output.
+            target: what it should have been.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")
+
+    def divisor(self, target: Any) -> Array:
+        """What the loss of a batch with these targets was divided by, D, (), in float32 at least.
+
+        With D_b that of batch b and D that of a whole set, the loss over the set is
+        Σ_b loss_b D_b / D, whatever the batches: a mean's D adds up over batches, a sum's is 1. A
+        batch with D_b = 0, in which nothing counts, is left out.
+        """
+        return self._divisor_of(target.size)
+
+    def _divisor_of(self, count: Any) -> Array:
+        """`count` if this is a mean, else 1."""
+        return _wide(count if self.reduction == "mean" else 1)
+
+    def counted(self, target: Any) -> Array | None:
+        """Which labels (...) count in the mean; None where all do."""
+        return None
+
+    def check_labels(self, target: Any, classes: int) -> None:
+        """Raise DataError where the target has a value that this loss has no meaning for.
+
+        `fit` calls it once with all targets, since a compiled program cannot raise. Nothing,
+        unless a subclass says otherwise.
+
+        Args:
+            target: the targets.
+            classes: the size of the prediction's last axis.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
-class MSELoss:
+class MSELoss(Loss):
     """Mean of squared errors over all entries (`torch.nn.MSELoss`); no factor 1/2.
 
     Args:
@@ -41,7 +96,7 @@ class MSELoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropyLoss:
+class CrossEntropyLoss(Loss):
     """Cross entropy of logits and labels or probabilities (`torch.nn.CrossEntropyLoss`).
 
     Args:
@@ -55,6 +110,7 @@ class CrossEntropyLoss:
             sequence of finite numbers >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "labels"
     weight: tuple[float, ...] | None = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
@@ -84,11 +140,14 @@ class CrossEntropyLoss:
             self.check_labels(target, prediction.shape[-1])
         return loss
 
-    def counted(self, target: Array) -> Array | None:
-        """Which labels (...) count in the mean; None for probabilities, which all do.
+    def divisor(self, target: Array) -> Array:
+        """The weights of the labels that count; of probabilities, how many examples there are."""
+        if not is_labels(target):
+            return self._divisor_of(target[..., 0].size)
+        return self._divisor_of(_weights_that_count(target, self.weight, self.ignore_index))
 
-        The mean over none is NaN, so that training leaves a batch without any out of its average.
-        """
+    def counted(self, target: Array) -> Array | None:
+        """Which labels (...) count in the mean; None for probabilities, which all do."""
         return kept(target, self.ignore_index) if is_labels(target) else None
 
     def check_labels(self, target: Any, classes: int) -> None:
@@ -98,7 +157,7 @@ class CrossEntropyLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class NLLLoss:
+class NLLLoss(Loss):
     """Negative log-likelihood of labels (`torch.nn.NLLLoss`): what follows a LogSoftmax.
 
     Args:
@@ -111,6 +170,7 @@ class NLLLoss:
             >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "labels"
     weight: tuple[float, ...] | None = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
@@ -135,8 +195,12 @@ class NLLLoss:
             self.check_labels(target, prediction.shape[-1])
         return loss
 
+    def divisor(self, target: Array) -> Array:
+        """The weights of the labels that count."""
+        return self._divisor_of(_weights_that_count(target, self.weight, self.ignore_index))
+
     def counted(self, target: Array) -> Array:
-        """Which labels (...) count in the mean, as `CrossEntropyLoss.counted` says."""
+        """Which labels (...) count in the mean."""
         return kept(target, self.ignore_index)
 
     def check_labels(self, target: Any, classes: int) -> None:
@@ -145,7 +209,7 @@ class NLLLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class BCEWithLogitsLoss:
+class BCEWithLogitsLoss(Loss):
     """Cross entropy of logits and answers, yes or no (`torch.nn.BCEWithLogitsLoss`).
 
     Args:
@@ -159,6 +223,7 @@ class BCEWithLogitsLoss:
         ConfigError: an unknown reduction, or weights that are not finite numbers >= 0.
     """
 
+    classification: ClassVar[Classification | None] = "answers"
     weight: Any = None
     reduction: Reduction = "mean"
     pos_weight: Any = None
@@ -199,7 +264,7 @@ class BCEWithLogitsLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class L1Loss:
+class L1Loss(Loss):
     """Mean of absolute errors over all entries (`torch.nn.L1Loss`).
 
     Args:
@@ -221,7 +286,7 @@ class L1Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothL1Loss:
+class SmoothL1Loss(Loss):
     """Absolute errors, rounded off below beta (`torch.nn.SmoothL1Loss`).
 
     Args:
@@ -246,7 +311,7 @@ class SmoothL1Loss:
 
 
 @dataclasses.dataclass(frozen=True)
-class HuberLoss:
+class HuberLoss(Loss):
     """Half the squared errors, in a straight line beyond delta (`torch.nn.HuberLoss`).
 
     Args:
@@ -271,7 +336,7 @@ class HuberLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class KLDivLoss:
+class KLDivLoss(Loss):
     """Kullback and Leibler's divergence from targets to predictions (`torch.nn.KLDivLoss`).
 
     Args:
@@ -294,6 +359,28 @@ class KLDivLoss:
         """Loss of log-probabilities (...) and targets of one shape; see `ops.kl_div`."""
         require_arrays("kl_div", log_probabilities=prediction, target=target)
         return ops.kl_div(prediction, target, self.reduction, self.log_target)
+
+    def divisor(self, target: Array) -> Array:
+        """The number of entries, or with "batchmean" of examples."""
+        if self.reduction == "batchmean":
+            return _wide(len(target) if target.ndim else 1)
+        return super().divisor(target)
+
+
+def _wide(count: Any) -> Array:
+    """A count or a sum of weights, (), in float32 at least."""
+    return jnp.asarray(count, jnp.promote_types(jnp.result_type(count), jnp.float32))
+
+
+def _weights_that_count(
+    labels: Array, weight: tuple[float, ...] | None, ignore_index: int
+) -> Array:
+    """Σ weight[label] over the labels not ignored, (); NaN where one is no class."""
+    counts = kept(jnp.asarray(labels), ignore_index)
+    if weight is None:
+        return counts.sum()
+    weights = jnp.take(jnp.asarray(weight), jnp.where(counts, labels, 0), mode="fill")
+    return jnp.where(counts, weights, 0).sum()
 
 
 def _require_classes(loss: Any, target: Any, classes: int, ignore_index: int) -> None:

@@ -1,7 +1,11 @@
-"""Module: what every layer is, and the checks that layers share."""
+"""Module: what every layer is; functions as layers, and the checks that layers share."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,12 +22,30 @@ class Output(NamedTuple):
     """What `Module.apply` returns; unpacks into two.
 
     Attributes:
-        value: the layer's output, an array.
+        value: the layer's output, an array or any pytree of arrays.
         state: the state to give the next call.
     """
 
-    value: Array
+    value: Any
     state: State
+
+
+class Takes(NamedTuple):
+    """What `apply` takes besides the first input, the key and the train flag.
+
+    Attributes:
+        inputs: how many more inputs by position; infinity for any number.
+        options: the names it knows.
+        any_option: whether it takes names it does not list, as `**options`.
+    """
+
+    inputs: float
+    options: frozenset[str]
+    any_option: bool
+
+    def knows(self, option: str) -> bool:
+        """Whether an option may be passed."""
+        return self.any_option or option in self.options
 
 
 class Module:
@@ -47,19 +69,33 @@ class Module:
         return (), ()
 
     def apply(
-        self, params: Params, state: State, x: Array, *, key: Array | None = None, train=False
-    ) -> Output | tuple[Array, State]:
-        """Map an input to an output. A pure function: nothing in the layer changes.
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        *inputs: Any,
+        key: Array | None = None,
+        train: bool = False,
+        **options: Any,
+    ) -> Output | tuple[Any, State]:
+        """Map inputs to an output. A pure function: nothing in the layer changes.
+
+        A layer names in its signature the inputs and options it takes, each with a default, so
+        that it fits in a Sequential; most take `x` alone. Who gives a carry gets one back: a
+        recurrent layer returns y for x alone, and (y, carry) where it was given x and a carry. A
+        carry is an input like any other, and gradients flow through it; none flow through a state.
 
         Args:
             params: as `init` made them, or as training left them.
             state: as `init` or the last call returned it.
-            x: the input, features last.
+            x: the input, an array with the features last, or any pytree of arrays.
+            inputs: more inputs, such as a carry, or the keys and values of attention.
             key: typed scalar key for a layer that draws random numbers in training.
             train: whether this is a training pass.
+            options: masks and what else a layer takes by name.
 
         Returns:
-            (output, next state).
+            (output, next state); the output is an array or any pytree of arrays.
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply")
 
@@ -73,10 +109,73 @@ class Module:
             x: an input for `apply`.
         """
 
+    def takes(self) -> Takes:
+        """What `apply` takes besides x, told by its signature."""
+        return taken_by(type(self).apply, behind=4)
+
+
+@functools.cache
+def taken_by(method: Callable[..., Any], behind: int) -> Takes:
+    """What a method takes behind its first parameters, the key and the train flag left out."""
+    kinds = inspect.Parameter
+    parameters = list(inspect.signature(method).parameters.values())[behind:]
+    parameters = [p for p in parameters if p.name not in ("key", "train")]
+    by_place = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, _EITHER_WAY)]
+    by_name = [p.name for p in parameters if p.kind in (kinds.KEYWORD_ONLY, _EITHER_WAY)]
+    any_number = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
+    any_option = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+    return Takes(math.inf if any_number else len(by_place), frozenset(by_name), any_option)
+
+
+_EITHER_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Function(Module):
+    """A function of the input as a layer without parameters; containers make it of a callable.
+
+    Args:
+        function: maps the input to the output. Two of these layers are equal where their functions
+            are: a function equals itself alone.
+
+    Raises:
+        ConfigError: not a function.
+    """
+
+    function: Callable[[Any], Any]
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise ConfigError(f"Function got {self.function!r}, expected a function")
+
+    def __repr__(self):
+        return f"Function({_name_of(self.function)})"
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """The function of x."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        return Output(self.function(x), state)
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        options = [f"{name}={value!r}" for name, value in function.keywords.items()]
+        return ", ".join([_name_of(function.func), *map(repr, function.args), *options])
+    return getattr(function, "__name__", None) or repr(function)
+
 
 @contextlib.contextmanager
-def located(path: tuple[int, ...], layer: Module) -> Iterator[None]:
-    """Say in which layer an error happened; nested containers prefix their own index."""
+def located(path: tuple[int | str, ...], layer: Module) -> Iterator[None]:
+    """Say in which layer an error happened; nested containers prefix their own step."""
     try:
         yield
     except FuncnetError as error:

@@ -94,7 +94,7 @@ class RuleError(AssertionError):
         super().__init__(str(report))
         self.report = report
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[RuleError], tuple[Report]]:
         # Exceptions are rebuilt from their args; pytest-xdist sends them between processes.
         return type(self), (self.report,)
 

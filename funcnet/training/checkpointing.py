@@ -18,9 +18,12 @@ import numpy as np
 
 from funcnet._internal.checks import require_positive_int
 from funcnet._internal.describe import describe, program_digest
+from funcnet.data import arrays
 from funcnet.errors import CheckpointError, ConfigError
 from funcnet.io import checkpoint
-from funcnet.training.trainer import Progress, Trainer, TrainState, cut, resumed, step
+from funcnet.training.state import Data, Progress, TrainState, Watching, cut, resumed
+from funcnet.training.step import update
+from funcnet.training.trainer import Trainer
 
 EVERY = timedelta(minutes=5)
 
@@ -123,26 +126,55 @@ def _interval(every: Any) -> tuple[int | None, float]:
 
 
 def about_run(
-    trainer: Trainer, run: TrainState, data: Any, validation: Any, patience: int | None
+    trainer: Trainer,
+    run: TrainState,
+    data: Data,
+    validation: Data | None,
+    patience: int | None,
+    watching: Watching,
+    given: Any = None,
 ) -> dict[str, Any]:
-    """What decides on the bits of a run, as JSON: but for the number of epochs, which may grow."""
-    batch = [
-        jax.ShapeDtypeStruct((min(trainer.batch_size, len(a)), *a.shape[1:]), a.dtype) for a in data
-    ]
+    """What decides on the bits of a run, as JSON: but for the number of epochs, which may grow.
+
+    Args:
+        trainer: what trains.
+        run: the state before the first epoch.
+        data: what it trains on.
+        validation: what it is validated on.
+        patience: of early stopping.
+        watching: what early stopping looks at.
+        given: the parameters and the state it starts from, where they are not drawn.
+    """
+    size = min(trainer.batch_size, arrays.examples(data))
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
     return {
         "model": describe(trainer.model),
         "loss": describe(trainer.loss),
         "optimizer": describe(trainer.optimizer),
         "batch_size": trainer.batch_size,
+        "metrics": describe(dict(trainer.metrics or ())),
         "patience": patience,
+        "watch": describe(watching),
         "key": describe(run.key),
+        "start": None if given is None else _fingerprints(given),
         "data": _about_data(data),
         "validation": None if validation is None else _about_data(validation),
         checkpoint.PROGRAM: program_digest(
-            lambda run, x, y: step(trainer, run, x, y, run.key), run, *batch
+            lambda run, x, y: update(trainer, run, x, y, run.key)[:2], run, *batch
         ),
     }
 
 
-def _about_data(data: Any) -> dict[str, Any]:
-    return {name: checkpoint.fingerprint(array) for name, array in zip("xy", data, strict=True)}
+def _about_data(data: Data) -> dict[str, Any]:
+    return {name: _fingerprints(tree) for name, tree in zip("xy", data, strict=True)}
+
+
+def _fingerprints(tree: Any) -> Any:
+    """That of an array; of a tree, that of each by its path."""
+    if jax.tree_util.all_leaves([tree]):
+        return checkpoint.fingerprint(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): checkpoint.fingerprint(array)
+        for path, array in leaves
+    }

@@ -15,9 +15,11 @@ import numpy as np
 import optax
 from jax import Array
 
-from funcnet.layers import CrossEntropyLoss, NLLLoss
+from funcnet.layers import Loss
 from funcnet.layers.tracing import backward
-from funcnet.training.trainer import Trainer, TrainState, batches, watched_step
+from funcnet.training.state import Data, TrainState, hyperparameters
+from funcnet.training.step import batches, watched_update
+from funcnet.training.trainer import Trainer
 
 SMALLER_STEPS = "lower the step size or clip the gradients (optax.clip_by_global_norm)"
 SOME_WEIGHT = "take larger batches, or a small weight instead of 0"
@@ -58,7 +60,7 @@ class Diagnosis(NamedTuple):
         )
 
 
-def diagnose(trainer: Trainer, run: TrainState, data: tuple[Array, Array]) -> Diagnosis | None:
+def diagnose(trainer: Trainer, run: TrainState, data: Data) -> Diagnosis | None:
     """Run an epoch and say where it stops being finite.
 
     Args:
@@ -78,10 +80,10 @@ def diagnose(trainer: Trainer, run: TrainState, data: tuple[Array, Array]) -> Di
             if math.isfinite(update) and gradient > 0:
                 size = update / gradient
         # The mean over no label is NaN and teaches nothing: see `Trainer.run`.
-        harmless = np.isfinite(loss) or (gradient == 0 and not _counts(trainer.loss, batch[1]))
+        harmless = np.isfinite(loss) or (gradient == 0 and _divides_by_0(trainer.loss, batch[1]))
         if not finite or not harmless:
             origin, mend = _origin(trainer, run, *batch), SMALLER_STEPS
-            if origin == _LOSS and _is_weightless(trainer.loss, batch[1]):
+            if origin == _LOSS and _divides_by_0(trainer.loss, batch[1]):
                 origin, mend = f"{_LOSS}, whose labels all have class weight 0: 0 / 0,", SOME_WEIGHT
             return Diagnosis(number, origin, largest, size, _learning_rate(run.opt_state), mend)
         run = after
@@ -91,7 +93,7 @@ def diagnose(trainer: Trainer, run: TrainState, data: tuple[Array, Array]) -> Di
 @partial(jax.jit, static_argnums=0)
 def _watched(trainer, run, x, y, key):
     """A step: the run after it, the loss, two norms, and whether the run is finite."""
-    after, loss, gradient, updates = watched_step(trainer, run, x, y, key)
+    after, loss, _, gradient, updates = watched_update(trainer, run, x, y, key)
     return after, loss, _norm(gradient), _norm(updates), _is_finite((after.params, after.state))
 
 
@@ -117,29 +119,17 @@ def _origin(trainer, run, x, y, key) -> str:
         return _LOSS
     if not _is_finite(seen.d_prediction):
         return "the loss's gradient"
-    for layer in reversed(seen.layers):
+    for layer in seen.layers_backward:
         if not _is_finite((layer.d_params, layer.d_input)):
             return f"the gradient of {layer.layer!r} (layer {layer.path})"
     return "the updated parameters or state"
 
 
-def _counts(loss, y) -> bool:
-    """Whether any label of a batch counts."""
-    counted = loss.counted(y) if hasattr(loss, "counted") else None
-    return counted is None or bool(counted.any())
-
-
-def _is_weightless(loss, y) -> bool:
-    """Whether labels count, and the weights by which their mean divides are all 0."""
-    if not isinstance(loss, CrossEntropyLoss | NLLLoss) or loss.weight is None:
-        return False
-    counted = loss.counted(y)
-    if counted is None or loss.reduction != "mean":
-        return False
-    weights = np.asarray(loss.weight, np.float32)[np.asarray(y)[np.asarray(counted)]]
-    return weights.size > 0 and not weights.any()
+def _divides_by_0(loss, y) -> bool:
+    """Whether no label of a batch counts, or the weights of those that do are all 0."""
+    return isinstance(loss, Loss) and float(loss.divisor(y)) == 0
 
 
 def _learning_rate(opt_state: Any) -> float | None:
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
-    return float(found[0][1]) if found and jnp.ndim(found[0][1]) == 0 else None
+    value = hyperparameters(opt_state).get("learning_rate")
+    return None if value is None else float(value)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -25,64 +25,66 @@ from funcnet._internal.checks import (
     require_positive_int,
 )
 from funcnet.data import arrays
-from funcnet.errors import ConfigError, DataError, DivergenceError, DtypeError, FuncnetError
+from funcnet.errors import (
+    ConfigError,
+    DataError,
+    DivergenceError,
+    DtypeError,
+    FuncnetError,
+    ParamsError,
+)
 from funcnet.io import checkpoint
-from funcnet.layers import BCEWithLogitsLoss, CrossEntropyLoss, Module, Params, State
+from funcnet.layers import Loss, Module, Params, State
+from funcnet.training.callbacks import (
+    Callback,
+    Event,
+    after_epoch,
+    before_epoch,
+    require_callbacks,
+)
 from funcnet.training.checkpointing import Checkpoints, about_run
 from funcnet.training.divergence import SMALLER_STEPS, diagnose
-from funcnet.training.signals import held_signals
-from funcnet.training.trainer import (
+from funcnet.training.metrics import VALIDATION, Metric
+from funcnet.training.result import FitResult, history_of, require_labels, result_of
+from funcnet.training.signals import Held, held_signals
+from funcnet.training.state import (
     Data,
     Progress,
-    Trainer,
     TrainState,
-    loss_and_state,
-    require_epochs,
+    Watching,
+    has_stopped,
+    outline,
     start,
-    train_donating,
 )
+from funcnet.training.step import loss_and_state
+from funcnet.training.trainer import Trainer, begun, entries, require_epochs, train_donating
 
 # fit returns to Python about this often, in seconds, to move the progress bar.
 PROGRESS_INTERVAL = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What `fit` learned.
-
-    Attributes:
-        trainer: what was trained.
-        run: the training state; `trainer.run(result.run, data, epochs)` goes on from here.
-        history: "loss" (epochs,), "diverged_at", and with validation data
-            "validation_loss" (epochs,) and "best_epoch".
-        accuracy: fraction of the training examples whose largest output is that of their
-            label; with BCEWithLogitsLoss, of the answers of yes or no that are right; None for a
-            regression.
-    """
+class Settings:
+    """What `fit` was asked for, checked."""
 
     trainer: Trainer
-    run: TrainState
-    history: dict[str, np.ndarray]
-    accuracy: float | None
-
-    @property
-    def params(self) -> Params:
-        """The trained parameters."""
-        return self.run.params
-
-    @property
-    def state(self) -> State:
-        """The model's state after training."""
-        return self.run.state
-
-    def predict(self, x: Any) -> Array:
-        """The model's output for x (examples, ...), in batches: for a classifier the logits."""
-        return self.trainer.predict(self.params, self.state, x)
+    data: Data
+    validation: Data | None
+    epochs: int
+    patience: int | None
+    watching: Watching
+    callbacks: tuple[Callback, ...]
+    progress: bool
+    checkpoint_dir: str | os.PathLike[str] | None
+    checkpoint_every: int | timedelta | None
+    resume: bool
+    given: tuple[Params | None, State | None] | None
+    """The parameters and state to start from, as the caller gave them."""
 
 
 def fit(
     model: Module,
-    loss: Callable[[Array, Array], Array],
+    loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
     data: Data,
     *,
@@ -91,6 +93,12 @@ def fit(
     batch_size: int = 100,
     validation: Data | None = None,
     patience: int | None = None,
+    watch: str | None = None,
+    watch_mode: Literal["min", "max"] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    callbacks: Sequence[Callback] = (),
+    params: Params | None = None,
+    state: State | None = None,
     progress: bool = True,
     dtype: Any = jnp.float32,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -106,15 +114,29 @@ def fit(
 
     Args:
         model: a `Module`.
-        loss: maps (prediction, target) to a scalar.
+        loss: maps (prediction, target) to a scalar: a `Loss`, or a function, whose loss is taken
+            for a mean over the examples.
         optimizer: an optax transformation.
-        data: (x, y), arrays of the same first axis, the examples.
+        data: (x, y), each a pytree of arrays whose first axis counts the examples.
         epochs: how many, at least 0.
         key: typed scalar key. The same key gives the same bits.
         batch_size: examples a step; a last, smaller batch is trained on.
-        validation: (x, y) whose loss is recorded after each epoch.
-        patience: stop after this many epochs in a row without a lower validation loss, and
-            return the state after the best one. None never stops.
+        validation: (x, y) whose loss and metrics are recorded after each epoch.
+        patience: stop after this many epochs in a row without a better value of what is watched,
+            and return the state after the best one. None never stops.
+        watch: what is watched on the validation data: "loss", which None stands for, or the name
+            of a metric.
+        watch_mode: whether a smaller or a larger value is better: "min" or "max". None asks the
+            metric, which may say so by an attribute `mode`, as those of `fn.metrics` do.
+        metrics: from names to metrics, see `Trainer`: recorded for the training batches as they
+            are seen, and for the validation data. In training a function's values are averaged
+            over the batches; over the validation data it sees the whole set.
+        callbacks: functions of one argument, an `Event` with `epoch`, `history`, `run` and
+            `result`, called after each epoch; one that returns True stops the run. An object may
+            instead have `on_epoch_begin` and `on_epoch_end`. See `fn.callbacks`.
+        params: the parameters to start from, in the shapes of `model.init`'s, cast to `dtype`;
+            None to draw them with `key`.
+        state: the model's state to start from, likewise.
         progress: whether to show a progress bar.
         dtype: floating dtype of the parameters, to which floating data are cast once.
         checkpoint_dir: folder of this run's checkpoints; needs the extra `checkpoint`.
@@ -126,7 +148,7 @@ def fit(
             warning; `history["diverged_at"]` tells.
 
     Raises:
-        ShapeError, DtypeError, DataError, ConfigError: before training.
+        ShapeError, DtypeError, DataError, ConfigError, ParamsError: before training.
         CheckpointError: before training: `checkpoint_dir` holds another run, or one that is not to
             be resumed, or is in use by another process, or none of its checkpoints is whole.
         OSError, ModuleNotFoundError: before training: the folder can't be written; Orbax is
@@ -134,87 +156,136 @@ def fit(
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
     """
-    for name, values in (("key", (key,)), ("data", data), ("validation", validation)):
-        if isinstance(values, tuple | list) and any(isinstance(v, Tracer) for v in values):
-            raise DtypeError(
-                f"fit's {name} is traced: fit runs on the host and cannot be jitted or mapped; "
-                f"use Trainer.run, which can"
-            )
-    trainer = Trainer(model, loss, optimizer, batch_size)
-    epochs = require_epochs(epochs)
+    _require_concrete(key=key, data=data, validation=validation, params=params, state=state)
+    trainer = Trainer(model, loss, optimizer, batch_size, metrics)
     require_key(key)
-    _require_patience(patience, validation)
-    _require_checkpointing(checkpoint_dir, checkpoint_every, resume)
     require_choice("on_divergence", on_divergence, ("raise", "keep"))
+    _require_checkpointing(checkpoint_dir, checkpoint_every, resume)
     require_floating_dtype(dtype)
-    data = arrays.checked("data", data, dtype)
-    validation = None if validation is None else arrays.checked("validation", validation, dtype)
-    _require_fitting(trainer, data, dtype)
-    _require_counted(trainer, data[1])
-    if validation is not None:
-        try:
-            _require_fitting(trainer, validation, dtype)
-        except FuncnetError as error:
-            error.subject = "validation"
-            raise
-
-    run = trainer.init(key, dtype)
-    carry = start(run, epochs, validated=validation is not None, patience=patience)
-    train = functools.partial(_train_in_pieces, trainer, data, validation, epochs, progress)
-    if checkpoint_dir is None:
-        carry = train(carry)
-    else:
-        about = about_run(trainer, run, data, validation, patience)
-        checkpoints = Checkpoints(checkpoint_dir, checkpoint_every, about)
-        with checkpoint.locked(checkpoints.folder):
-            carry = checkpoints.begin(carry, resume, epochs)
-            carry = _train_saving(train, checkpoints, carry, epochs)
-    result = _result(trainer, carry, data)
-    diverged_at = int(carry.diverged_at)
-    if diverged_at < 0:
+    epochs = require_epochs(epochs)
+    _require_patience(patience, validation)
+    data, validation = _checked_sets(trainer, data, validation, dtype)
+    settings = Settings(
+        trainer,
+        data,
+        validation,
+        epochs,
+        patience,
+        _watching(trainer, validation, watch, watch_mode),
+        require_callbacks(callbacks),
+        progress,
+        checkpoint_dir,
+        checkpoint_every,
+        resume,
+        given=None if params is None and state is None else (params, state),
+    )
+    carry = _trained(settings, _first_run(settings, key, dtype))
+    result = result_of(trainer, carry, data, settings.watching)
+    if int(carry.diverged_at) < 0:
         return result
+    error = _divergence(trainer, carry, data, result)
+    if on_divergence == "raise":
+        raise error
+    message = error.args[0].rsplit("; error.result", 1)[0]
+    kept = f"{message}; the result is the last finite epoch's"
+    warnings.warn(kept, RuntimeWarning, stacklevel=2)
+    return result
+
+
+def _divergence(trainer, carry, data, result) -> DivergenceError:
+    """The error that says in which epoch, step and layer a run diverged, and what may help."""
+    diverged_at = int(carry.diverged_at)
     diagnosis = diagnose(trainer, carry.run, data)
     found = "" if diagnosis is None else f": {diagnosis}"
     mend = SMALLER_STEPS if diagnosis is None else diagnosis.mend
-    message = (
+    return DivergenceError(
         f"the loss, a parameter or the model's state became infinite or NaN in epoch {diverged_at} "
-        f"(counted from 0){found}; {mend}"
-    )
-    if on_divergence == "keep":
-        kept = f"{message}; the result is the last finite epoch's"
-        warnings.warn(kept, RuntimeWarning, stacklevel=2)
-        return result
-    raise DivergenceError(
-        f"{message}; error.result holds the last finite epoch's parameters",
+        f"(counted from 0){found}; {mend}; error.result holds the last finite epoch's parameters",
         epoch=diverged_at,
         result=result,
         diagnosis=diagnosis,
     )
 
 
+def _first_run(settings: Settings, key: Array, dtype: Any) -> TrainState:
+    """The state before the first epoch: drawn, or what the caller gave."""
+    trainer = settings.trainer
+    if settings.given is None:
+        return trainer.init(key, dtype)
+    drawn = trainer.init(key, dtype)
+    params, state = (
+        tree if given is None else _like(name, given, tree)
+        for name, given, tree in zip(
+            ("params", "state"), settings.given, (drawn.params, drawn.state), strict=True
+        )
+    )
+    return begun(trainer, key, params, state)
+
+
+def _like(name: str, given: Any, drawn: Any) -> Any:
+    """A copy of what was given, since fit donates it, in the dtypes of what would be drawn.
+
+    Raises:
+        ParamsError: its structure or a shape differs.
+    """
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (given, drawn)]
+    if shapes[0] != shapes[1]:
+        raise ParamsError(
+            f"{name} is {outline(given)}, expected {outline(drawn)}, as model.init makes it; give "
+            f"that of the same model"
+        )
+    return jax.tree.map(lambda a, like: jnp.array(a, like.dtype), given, drawn)
+
+
+def _trained(settings: Settings, run: TrainState) -> Progress:
+    """The carry when the run has ended, in one way or another."""
+    trainer, validation, watching = settings.trainer, settings.validation, settings.watching
+    names = entries(trainer, run, validated=validation is not None)
+    carry = start(run, settings.epochs, names, settings.patience, watching)
+    if settings.checkpoint_dir is None:
+        return _train_in_pieces(settings, carry)
+    given = None if settings.given is None else (run.params, run.state)
+    about = about_run(trainer, run, settings.data, validation, settings.patience, watching, given)
+    checkpoints = Checkpoints(settings.checkpoint_dir, settings.checkpoint_every, about)
+    with checkpoint.locked(checkpoints.folder):
+        carry = checkpoints.begin(carry, settings.resume, settings.epochs)
+        return _train_saving(settings, checkpoints, carry)
+
+
 def _train_in_pieces(
-    trainer, data, validation, epochs, show, carry, checkpoints=None, held=None
+    settings: Settings,
+    carry: Progress,
+    checkpoints: Checkpoints | None = None,
+    held: Held | None = None,
 ) -> Progress:
     """The epochs left, in pieces short enough to move a bar, to save, and to stop when asked to.
 
     The bits are those of one piece.
     """
+    epochs, show, callbacks = settings.epochs, settings.progress, settings.callbacks
+    sets = settings.data, settings.validation
     done = int(carry.done)
-    piece = 1 if show or checkpoints else epochs
+    piece = 1 if show or checkpoints or callbacks else epochs
     with tqdm(total=epochs, unit="epoch", disable=not show, initial=done) as bar:
-        while done < epochs:
+        while done < epochs and not has_stopped(carry):
             started, until = time.perf_counter(), min(done + piece, epochs)
             if checkpoints:
                 until = min(until, checkpoints.until(done))
-            carry = train_donating(trainer, carry, data, validation, until)
+            before_epoch(callbacks, _event(settings, carry, done))
+            carry = train_donating(settings.trainer, carry, *sets, until, settings.watching)
             trained = int(carry.done) - done  # waits for the program
             done += trained
             bar.update(trained)
+            if trained and after_epoch(callbacks, _event(settings, carry, done - 1)):
+                break
             if done < until:  # diverged or stopped early
                 break
-            bar.set_postfix(loss=f"{np.asarray(carry.loss)[done - 1]:.4g}", refresh=False)
-            pace = (time.perf_counter() - started) / trained
-            piece = max(1, round(PROGRESS_INTERVAL / pace))
+            bar.set_postfix(
+                loss=f"{np.asarray(carry.history['loss'])[done - 1]:.4g}", refresh=False
+            )
+            if not callbacks:
+                pace = (time.perf_counter() - started) / trained
+                piece = max(1, round(PROGRESS_INTERVAL / pace))
             if checkpoints:
                 checkpoints.after(carry, done)
             if held is not None and held.received is not None:
@@ -222,13 +293,20 @@ def _train_in_pieces(
     return carry
 
 
-def _train_saving(train, checkpoints, carry, epochs) -> Progress:
+def _event(settings: Settings, carry: Progress, epoch: int) -> Event:
+    def result():
+        return result_of(settings.trainer, carry, settings.data, settings.watching)
+
+    return Event(epoch, history_of(settings.trainer, carry, settings.watching), carry.run, result)
+
+
+def _train_saving(settings: Settings, checkpoints: Checkpoints, carry: Progress) -> Progress:
     """Train under checkpoints; asked to stop, save, say so and let the signal act."""
     with held_signals() as held:
-        carry = train(carry, checkpoints, held)
+        carry = _train_in_pieces(settings, carry, checkpoints, held)
         saved = checkpoints.save(carry, int(carry.done))
     if held.received is not None:
-        what = f"{held.received.name}: stopped after epoch {int(carry.done)} of {epochs}"
+        what = f"{held.received.name}: stopped after epoch {int(carry.done)} of {settings.epochs}"
         where = f"the last checkpoint is of epoch {checkpoints.saved}" if not saved else "all saved"
         print(
             f"{what}, {where}; the same call with resume=True goes on from {checkpoints.folder}",
@@ -239,59 +317,14 @@ def _train_saving(train, checkpoints, carry, epochs) -> Progress:
     return carry
 
 
-def _result(trainer, carry, data) -> FitResult:
-    epochs = int(carry.done)
-    history = {
-        "loss": np.asarray(carry.loss)[:epochs],
-        "diverged_at": np.asarray(carry.diverged_at),
-    }
-    if carry.validation_loss is not None:
-        validation_loss = np.asarray(carry.validation_loss)[:epochs]
-        history |= {"validation_loss": validation_loss, "best_epoch": _best(validation_loss)}
-    run = carry.run if carry.watch is None else carry.watch.best
-    return FitResult(trainer, run, history, _accuracy(trainer, run, *data))
-
-
-def _best(losses) -> np.ndarray:
-    """The epoch of the lowest loss, (); -1 where none is finite."""
-    finite = np.isfinite(losses)
-    return np.asarray(np.argmin(np.where(finite, losses, np.inf)) if finite.any() else -1)
-
-
-def _accuracy(trainer, run, x, y) -> float | None:
-    """The fraction of examples whose largest output is their label's; None for a regression.
-
-    Of yes-or-no answers, the fraction of answers with the right sign.
-    """
-    if isinstance(trainer.loss, BCEWithLogitsLoss):
-        return _binary_accuracy(trainer, run, x, np.asarray(y))
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        labels = np.asarray(y)
-        counted = labels != getattr(trainer.loss, "ignore_index", None)
-    elif isinstance(trainer.loss, CrossEntropyLoss) or _is_one_hot(y):
-        labels, counted = np.asarray(y.argmax(axis=-1)), np.True_
-    else:
-        return None
-    outputs = trainer.predict(run.params, run.state, x)
-    if outputs.shape[:-1] != labels.shape or outputs.shape[-1] < 2:
-        return None
-    correct = np.asarray(outputs.argmax(axis=-1)) == labels
-    return float(correct[counted].mean()) if counted.any() else float("nan")
-
-
-def _binary_accuracy(trainer, run, x, y) -> float | None:
-    if not ((y == 0) | (y == 1)).all():
-        return None
-    logits = np.asarray(trainer.predict(run.params, run.state, x))
-    return float(((logits > 0) == (y == 1)).mean())
-
-
-def _is_one_hot(y) -> bool:
-    """Whether each row of the last axis is one 1 and otherwise 0, with at least two columns."""
-    if y.ndim < 2 or y.shape[-1] < 2:
-        return False
-    y = np.asarray(y)
-    return bool((((y == 0) | (y == 1)).all(axis=-1) & (y.sum(axis=-1) == 1)).all())
+def _require_concrete(**given: Any) -> None:
+    """Raise DtypeError where an argument is traced."""
+    for name, tree in given.items():
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+            raise DtypeError(
+                f"fit's {name} is traced: fit runs on the host and cannot be jitted or mapped; "
+                f"use Trainer.run, which can"
+            )
 
 
 def _require_patience(patience, validation):
@@ -300,6 +333,26 @@ def _require_patience(patience, validation):
     require_positive_int("patience", patience)
     if validation is None:
         raise ConfigError("patience needs validation data: pass validation=(x, y)")
+
+
+def _watching(trainer, validation, watch, watch_mode) -> Watching:
+    """What to watch, and which values of it are better."""
+    if watch_mode is not None:
+        require_choice("watch_mode", watch_mode, ("min", "max"))
+    if validation is None and watch is not None:
+        raise ConfigError("watch needs validation data: pass validation=(x, y)")
+    metrics = dict(trainer.metrics)
+    name = "loss" if watch is None else watch
+    if name != "loss" and name not in metrics:
+        known = ", ".join(map(repr, ("loss", *metrics)))
+        raise ConfigError(f"watch is {watch!r}, expected one of {known}; name it in metrics")
+    mode = watch_mode or ("min" if name == "loss" else getattr(metrics[name], "mode", None))
+    if mode not in ("min", "max"):
+        raise ConfigError(
+            f"watch is {watch!r}, whose metric does not say which values are better; pass "
+            f"watch_mode='min' or watch_mode='max'"
+        )
+    return Watching(VALIDATION + name, mode)
 
 
 def _require_checkpointing(folder, every, resume):
@@ -312,20 +365,31 @@ def _require_checkpointing(folder, every, resume):
         raise ConfigError(f"checkpoint_dir is {folder!r}, expected a path")
 
 
+def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
+    """The sets as arrays, of which all shapes and values fit the model, the loss and metrics."""
+    data = arrays.checked("data", data, dtype)
+    validation = None if validation is None else arrays.checked("validation", validation, dtype)
+    _require_fitting(trainer, data, dtype)
+    _require_counted(trainer, data[1])
+    if validation is not None:
+        try:
+            _require_fitting(trainer, validation, dtype)
+        except FuncnetError as error:
+            error.subject = "validation"
+            raise
+    return data, validation
+
+
 def _require_fitting(trainer, data, dtype):
     """Trace the model and the loss on the shapes of one batch; check inputs' and labels' values."""
-    x, y = data
-    rows = min(trainer.batch_size, len(x))
-    shapes = [jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in (x, y)]
-    prediction = _traced_prediction(trainer, dtype, *shapes)
-    trainer.model.check_input(x)
-    check_labels = getattr(trainer.loss, "check_labels", None)
-    if check_labels is not None:
-        check_labels(y, prediction.shape[-1] if prediction.ndim else 1)
+    rows = min(trainer.batch_size, arrays.examples(data))
+    leaves, structure = jax.tree.flatten(data)
+    shapes = tuple(jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in leaves)
+    require_labels(trainer, data, _traced_prediction(trainer, dtype, structure, shapes))
 
 
 def _require_counted(trainer, y):
-    counted = trainer.loss.counted(y) if hasattr(trainer.loss, "counted") else None
+    counted = trainer.loss.counted(y) if isinstance(trainer.loss, Loss) else None
     if counted is not None and not counted.any():
         raise DataError(
             f"no label counts: each one is the ignore_index of {trainer.loss!r}; there is nothing "
@@ -334,12 +398,11 @@ def _require_counted(trainer, y):
 
 
 @functools.lru_cache(maxsize=256)
-def _traced_prediction(trainer, dtype, x, y) -> jax.ShapeDtypeStruct:
+def _traced_prediction(trainer, dtype, structure, shapes) -> Any:
     """What the model returns for a batch; raises what the model or the loss raises."""
     run = jax.eval_shape(lambda: trainer.init(jax.random.key(0), dtype))
 
     def prediction_of(run, x, y):
-        loss_and_state(trainer, run.params, run.state, x, y, run.key)
-        return trainer.model.apply(run.params, run.state, x, key=run.key, train=True)[0]
+        return loss_and_state(trainer, run.params, run.state, x, y, run.key)[1][1]
 
-    return jax.eval_shape(prediction_of, run, x, y)
+    return jax.eval_shape(prediction_of, run, *jax.tree.unflatten(structure, shapes))

@@ -5,7 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_HELD = signal.SIGINT, signal.SIGTERM
+_USUAL = signal.default_int_handler, signal.SIG_DFL
 
 
 class Held:
@@ -18,9 +19,16 @@ class Held:
     received: signal.Signals | None = None
 
     def deliver(self) -> None:
-        """Let the signal act as it would have: KeyboardInterrupt, or the end of the process."""
+        """Let the signal act as it would have: the end of the process, or KeyboardInterrupt.
+
+        Raises:
+            KeyboardInterrupt: its argument is the signal.
+        """
         if self.received is not None:
-            signal.raise_signal(self.received)
+            try:
+                signal.raise_signal(self.received)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self.received) from None
 
 
 @contextlib.contextmanager
@@ -33,7 +41,7 @@ def held_signals() -> Iterator[Held]:
     held = Held()
     taken = {}
     if threading.current_thread() is threading.main_thread():
-        taken = {number: old for number, old in _USUAL.items() if signal.getsignal(number) == old}
+        taken = {number: old for number in _HELD if (old := signal.getsignal(number)) in _USUAL}
 
     def give_back():
         for number, old in taken.items():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funcnet.data.shuffle import EXACT, permutation
-from funcnet.training.trainer import epoch_order
+from funcnet.training.step import epoch_order
 
 KEY = jax.random.key(5)
 draw = jax.jit(permutation, static_argnums=1)

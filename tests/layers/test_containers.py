@@ -54,7 +54,7 @@ def test_branches_are_added_or_set_side_by_side():
     assert_same_bits(BESIDE.apply(params, state, X)[0], jnp.hstack([one, X, ops.tanh(X)]))
 
 
-@pytest.mark.parametrize("model", [BLOCK, PROJECTED, SUM, BESIDE], ids=lambda model: model.joins)
+@pytest.mark.parametrize("model", [BLOCK, PROJECTED, SUM, BESIDE], ids=lambda model: model.combines)
 def test_child_i_draws_with_fold_in_of_i(model):
     params, _ = model.init(KEY)
     expected = [child.init(jax.random.fold_in(KEY, i))[0] for i, child in enumerate(model.children)]

@@ -107,20 +107,54 @@ RULES: dict[str, list[Case]] = {
 }
 
 
+Row = tuple[str, Leading]
+
 DTYPES = ("float64", "float32", "bfloat16")
 LEADING: tuple[Leading, ...] = ((), (4,), (2, 3), (2, 1, 3), (1,), (0,))
 
 
-def rows(case: Case) -> list[tuple[str, Leading]]:
+def rows(case: Case) -> list[Row]:
     """Every dtype with every leading shape that the case can have; fewer for a minor one."""
     if case.minor:
         return [("float64", ()), ("float32", (4,)), ("bfloat16", (2, 3))]
     return [(d, s) for d in DTYPES for s in LEADING if s != (0,) or case.empty]
 
 
-def few_rows(case: Case) -> list[tuple[str, Leading]]:
-    """Rows for the fast suite, in which the dtypes take turns; (4,) is judged in full."""
-    if case.minor:
-        return [("bfloat16", (2, 3))]
-    shapes = [(), (2, 3), (1,), *([(0,)] if case.empty else [])]
-    return [(DTYPES[i % len(DTYPES)], leading) for i, leading in enumerate(shapes)]
+# Each leading shape once and each dtype twice: judged in full by CI, the other rows by the checks
+# of values alone; all of them in full by `make test-all`.
+FULL: list[Row] = [
+    ("float32", (4,)),
+    ("bfloat16", ()),
+    ("float64", (2, 3)),
+    ("float32", (2, 1, 3)),
+    ("float64", (1,)),
+    ("bfloat16", (0,)),
+]
+# Judged before each commit, by the checks of values.
+QUICK: list[Row] = [
+    ("float64", ()),
+    ("float32", (2, 3)),
+    ("bfloat16", (1,)),
+    ("float64", (0,)),
+    ("bfloat16", (2, 3)),
+]
+
+
+def full_rows(case: Case) -> list[Row]:
+    """The rows that CI judges in full."""
+    return [row for row in rows(case) if row in FULL]
+
+
+def quick_rows(case: Case) -> list[Row]:
+    """The rows of the fast suite: for a minor case one."""
+    return [row for row in rows(case) if row in (QUICK[-1:] if case.minor else QUICK[:-1])]
+
+
+def other_rows(case: Case) -> list[Row]:
+    """The rows that are in neither."""
+    return [row for row in rows(case) if row not in full_rows(case) + quick_rows(case)]
+
+
+def rows_to_repeat(case: Case) -> list[Row]:
+    """The rows that are judged in full only where there is time for it."""
+    return [row for row in rows(case) if row not in full_rows(case)]

@@ -109,15 +109,30 @@ def test_conv2d_without_bias():
 STRIDES_AND_PADDINGS = [*itertools.product([1, 2, (1, 3)], [0, (1, 2), "valid"]), (1, "same")]
 
 
-@pytest.mark.slow
+KERNELS = [(1, 1), (2, 2), (3, 2)]
+DILATIONS = [1, (2, 1)]
+GROUPS_AND_OUTPUTS = [(1, 3), (2, 2), (2, 6), (4, 4), (4, 8)]
+
+
+def grid(*settings):
+    """Every combination; every fourth of them, in which each pair meets, is not exhaustive."""
+    return [
+        pytest.param(
+            *(values[i] for values, i in zip(settings, places, strict=True)),
+            marks=pytest.mark.exhaustive if sum(places) % 4 else pytest.mark.slow,
+        )
+        for places in itertools.product(*map(range, map(len, settings)))
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
-@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 2)])
-@pytest.mark.parametrize(("stride", "padding"), STRIDES_AND_PADDINGS)
-@pytest.mark.parametrize("dilation", [1, (2, 1)])
-@pytest.mark.parametrize(("groups", "outputs"), [(1, 3), (2, 2), (2, 6), (4, 4), (4, 8)])
-def test_conv2d_over_the_grid(kernel, stride, padding, dilation, groups, outputs):
+@pytest.mark.parametrize(
+    ("kernel", "stride_padding", "dilation", "groups_outputs"),
+    grid(KERNELS, STRIDES_AND_PADDINGS, DILATIONS, GROUPS_AND_OUTPUTS),
+)
+def test_conv2d_over_the_grid(kernel, stride_padding, dilation, groups_outputs):
     for leading in ((), (3,), (2, 17)):
-        compare_conv2d(leading, kernel, stride, padding, dilation, groups, outputs)
+        compare_conv2d(leading, kernel, *stride_padding, dilation, *groups_outputs)
 
 
 POOLS = list(itertools.product([2, 3, (3, 2)], [None, 1, (1, 3)], [0, 1, (1, 0)], [False, True]))

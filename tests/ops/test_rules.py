@@ -1,6 +1,7 @@
 """Every rule of funcnet.ops, judged by check_vjp over the table in rules.py."""
 
 import contextlib
+import itertools
 import subprocess
 import sys
 import zlib
@@ -11,16 +12,27 @@ import pytest
 
 from funcnet import ops
 from funcnet.testing import check_vjp
-from tests.ops.rules import RULES, Case, few_rows, rows
+from tests.ops.rules import (
+    DTYPES,
+    FULL,
+    RULES,
+    Case,
+    full_rows,
+    other_rows,
+    quick_rows,
+    rows,
+    rows_to_repeat,
+)
 
 
-def judged(rows_of):
+def judged(rows_of, marks_of=lambda name, case, row: ()):
     """Parameters for pytest: one for each row of each case, with a name to rerun it by."""
     return [
-        pytest.param(case, dtype, leading, id=f"{name}-{case.name}-{dtype}-{leading}")
+        pytest.param(case, *row, id=f"{name}-{case.name}-{row[0]}-{row[1]}", marks=marks)
         for name in RULES
         for case in RULES[name]
-        for dtype, leading in rows_of(case)
+        for row in rows_of(case)
+        for marks in [marks_of(name, case, row)]
     ]
 
 
@@ -44,24 +56,45 @@ def test_the_traced_computation_holds_a_rule(name):
     assert "custom_vjp_call" in str(jax.make_jaxpr(case.function)(*args))
 
 
-# The slow suite judges every rule so; here it is the paper's.
 PAPER = ["linear", "relu", "tanh", "mse_loss", "cross_entropy"]
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_in_full(name):
-    check(RULES[name][0], "float32", (4,))
+def slow_but_the_papers(name, case, row):
+    quick = name in PAPER and case is RULES[name][0] and row == FULL[0]
+    return () if quick else pytest.mark.slow
 
 
-@pytest.mark.parametrize(("case", "dtype", "leading"), judged(few_rows))
-def test_fast(case, dtype, leading):
+@pytest.mark.parametrize(
+    ("case", "dtype", "leading"), judged(full_rows, marks_of=slow_but_the_papers)
+)
+def test_in_full(case, dtype, leading):
+    check(case, dtype, leading)
+
+
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(quick_rows))
+def test_values(case, dtype, leading):
     check(case, dtype, leading, fast=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "dtype", "leading"), judged(rows))
-def test_every_row_in_full(case, dtype, leading):
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(other_rows))
+def test_values_of_every_other_row(case, dtype, leading):
+    check(case, dtype, leading, fast=True)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(rows_to_repeat))
+def test_every_other_row_in_full(case, dtype, leading):
     check(case, dtype, leading)
+
+
+def test_every_row_is_judged_once_in_each_way():
+    for case in itertools.chain.from_iterable(RULES.values()):
+        by_value = quick_rows(case) + other_rows(case) + full_rows(case)
+        assert sorted(by_value) == sorted(full_rows(case) + rows_to_repeat(case))
+        assert sorted(by_value) == sorted(rows(case))
+        assert quick_rows(case)
+        assert {dtype for dtype, _ in full_rows(case)} == ({"float32"} if case.minor else {*DTYPES})
 
 
 FIRST = ["linear", "cross_entropy"]

@@ -72,8 +72,14 @@ def test_wrong_rules_on_several_devices_die():
     assert not [name for name, got, expected in verdicts if got != expected], run.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+def first_slow(values):
+    """The first of them in the slow suite, which the others repeat."""
+    first, *rest = values
+    others = (pytest.param(value, marks=pytest.mark.exhaustive) for value in rest)
+    return [pytest.param(first, marks=pytest.mark.slow), *others]
+
+
+@pytest.mark.parametrize("seed", first_slow(SEEDS))
 @pytest.mark.parametrize("rule", SINGLE_DEVICE, ids=ids(SINGLE_DEVICE))
 def test_wrong_rule_dies_at_every_seed(rule, seed):
     report = judge(rule, seed=seed, fast=rule.caught_by in FAST)
@@ -88,24 +94,44 @@ def test_right_rule_passes_in_full(rule):
 
 
 def variations(rule):
-    """Every dtype with every seed, each seed with a size of its own."""
-    return [
-        (seed, size, dtype)
-        for seed, size in zip(SEEDS, (1, 3, 7), strict=True)
-        for dtype in rule.dtypes
+    """Every dtype with every seed, each seed with a size of its own: some, and the others.
+
+    Among the first is each dtype and each size.
+    """
+    sizes = list(zip(SEEDS, (1, 3, 7), strict=True))
+    turns = range(max(len(sizes), len(rule.dtypes)))
+    first = [(*sizes[i % len(sizes)], rule.dtypes[i % len(rule.dtypes)]) for i in turns]
+    pairs = [(*size, dtype) for dtype in rule.dtypes for size in sizes]
+    return first, [pair for pair in pairs if pair not in first]
+
+
+def alarms(rule, cases):
+    """What is said against a right rule."""
+    reports = [
+        (case, judge(rule, seed=case[0], size=case[1], dtype=case[2], fast=True)) for case in cases
     ]
+    return [f"{case}: {report.failed}" for case, report in reports if report.failed is not None]
 
 
 def test_there_are_enough_variations():
-    assert sum(len(variations(rule)) for rule in RIGHT) >= 500
+    assert sum(len(cases) for rule in RIGHT for cases in variations(rule)) >= 500
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RIGHT, ids=ids(RIGHT))
-def test_right_rule_passes_at_every_seed_size_and_dtype(rule):
-    alarms = []
-    for seed, size, dtype in variations(rule):
-        report = judge(rule, seed=seed, size=size, dtype=dtype, fast=True)
-        if report.failed is not None:
-            alarms.append(f"seed {seed}, size {size}, {dtype}: {report.failed}")
-    assert not alarms, "\n".join(alarms)
+def test_right_rule_passes_at_every_seed_and_size_and_in_every_dtype(rule):
+    first, _ = variations(rule)
+    assert {dtype for *_, dtype in first} == {*rule.dtypes}
+    assert len({size for _, size, _ in first}) == len(SEEDS)
+    assert not alarms(rule, first)
+
+
+OF_SEVERAL_DTYPES = [rule for rule in RIGHT if len(rule.dtypes) > 1]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rule", OF_SEVERAL_DTYPES, ids=ids(OF_SEVERAL_DTYPES))
+def test_right_rule_passes_in_every_dtype_at_every_other_seed_and_size(rule):
+    _, others = variations(rule)
+    assert others
+    assert not alarms(rule, others)

@@ -12,7 +12,7 @@ import pytest
 import funcnet as fn
 from funcnet.errors import DataError
 from funcnet.training import fit as fitting
-from funcnet.training import trainer as training
+from funcnet.training import step
 from tests.same_bits import assert_same_bits
 
 KEY = jax.random.key(3)
@@ -97,9 +97,12 @@ def test_accuracy_leaves_ignored_labels_out():
 def test_accuracy_of_one_hot_and_of_probabilities():
     one_hot = np.eye(3, dtype=np.float32)[LABELS]
     assert fit((X, one_hot)).accuracy == fit().accuracy
-    mse = fit((X, one_hot), loss=fn.MSELoss())
+    accuracy = {"accuracy": fn.metrics.accuracy}
+    mse = fit((X, one_hot), loss=fn.MSELoss(), metrics=accuracy)
     predicted = np.asarray(mse.predict(X)).argmax(axis=-1)
-    assert mse.accuracy == (predicted == LABELS).mean()
+    assert mse.accuracy is None  # one-hot or not, the loss is no classification's
+    found = mse.evaluate((X, one_hot))["accuracy"]
+    np.testing.assert_allclose(found, (predicted == LABELS).mean(), rtol=1e-6)
     soft = fit((X, 0.9 * one_hot + np.float32(0.1 / 3)))
     predicted = np.asarray(soft.predict(X)).argmax(axis=-1)
     assert soft.accuracy == (predicted == LABELS).mean()
@@ -248,12 +251,12 @@ def test_divergence_says_in_which_step_and_why():
     t = fn.Trainer(fn.Linear(2, 1), fn.MSELoss(), optimizer, 4)
     run, norms = t.init(KEY), []
     while all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params)):
-        batch = training.epoch_order(KEY, 0, 11)[4 * len(norms) :][:4]
+        batch = step.epoch_order(KEY, 0, 11)[4 * len(norms) :][:4]
         x, y = jnp.asarray(X)[batch], jnp.asarray(X)[batch, :1]
         prediction, pullback = jax.vjp(lambda p, x=x: t.model.apply(p, (), x)[0], run.params)
         gradient = pullback(jax.grad(t.loss)(prediction, y))[0]
         norms.append(optax.tree_utils.tree_norm(jax.tree.map(lambda g: g / 1e30, gradient)))
-        run, _ = training.step(t, run, x, y, KEY)
+        run, _, _ = step.update(t, run, x, y, KEY)
     assert found.step == len(norms) - 1 == 2
     assert found.gradient_norm == pytest.approx(1e30 * float(norms[-1]), rel=1e-5)
     assert found.step_size == pytest.approx(1e15, rel=1e-5)
@@ -350,22 +353,22 @@ def test_a_batch_in_which_no_label_counts_is_left_out_of_the_mean():
     """Its gradient is 0, so that training goes on, as PyTorch's does."""
 
     def batches(key):
-        return np.split(np.asarray(training.epoch_order(key, 0, 11)), [4, 8])
+        return np.split(np.asarray(step.epoch_order(key, 0, 11)), [4, 8])
 
     keys = map(jax.random.key, range(20))
     key = next(k for k in keys if any((FEW[batch] < 0).all() for batch in batches(k)))
     result = fit((X, FEW), epochs=3, key=key, validation=(X, FEW))
     assert np.isfinite(result.history["loss"]).all()
     assert np.isfinite(result.history["validation_loss"]).all()
-    run, losses, sizes = TRAINER.init(key), [], []
+    run, losses, counts = TRAINER.init(key), [], []
     for batch in batches(key):
         x, y = jnp.asarray(X[batch]), jnp.asarray(FEW[batch])
-        run, loss = training.step(TRAINER, run, x, y, key)
+        run, loss, _ = step.update(TRAINER, run, x, y, key)
         if not (FEW[batch] < 0).all():
             losses.append(loss)
-            sizes.append(len(batch))
+            counts.append((FEW[batch] >= 0).sum())
     assert len(losses) < 3
-    expected = np.average(losses, weights=sizes)
+    expected = np.average(losses, weights=counts)
     np.testing.assert_allclose(result.history["loss"][0], expected, rtol=1e-6)
 
 

@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funcnet as fn
+from funcnet.training import state
+from funcnet.training import step as stepping
 from funcnet.training import trainer as training
 from tests.same_bits import as_numpy, assert_same_bits
 
@@ -113,7 +115,7 @@ def test_a_large_network_copies_no_weight_in_a_step(monkeypatch):
         monkeypatch.setattr(training, "LARGE", large)
         t = fn.Trainer(model, fn.MSELoss(), optax.sgd(0.1), 2)
         train = jax.jit(training._train_epochs, static_argnums=0)
-        program = train.lower(t, training.start(t.init(KEY), 1), (x, y), None, 1).compile()
+        program = train.lower(t, state.start(t.init(KEY), 1, ("loss",)), (x, y), None, 1).compile()
         return len(re.findall(r"= f32\[71,70\]\S* copy\(", program.as_text() or ""))
 
     by_two, by_one = copies(0), copies(10**9)
@@ -245,10 +247,10 @@ def test_each_epoch_visits_each_example_once_in_a_fresh_order(n, size):
     last = n - (steps - 1) * min(size, n)
     np.testing.assert_array_equal(epochs.sum(axis=2), [[min(size, n)] * (steps - 1) + [last]] * 3)
     for epoch in range(3):
-        order = np.asarray(training.epoch_order(KEY, epoch, n))
-        for step in range(steps):
-            batch = np.flatnonzero(epochs[epoch, step])
-            np.testing.assert_array_equal(batch, np.sort(order[step * size : (step + 1) * size]))
+        order = np.asarray(stepping.epoch_order(KEY, epoch, n))
+        for i in range(steps):
+            batch = np.flatnonzero(epochs[epoch, i])
+            np.testing.assert_array_equal(batch, np.sort(order[i * size : (i + 1) * size]))
     if steps > 1:
         assert not np.array_equal(epochs[0], epochs[1])
 
@@ -280,7 +282,7 @@ def reference(t, begun, x, y, epochs):
 
     params, opt_state, losses = begun.params, begun.opt_state, []
     for epoch in range(epochs):
-        order, total = np.asarray(training.epoch_order(begun.key, epoch, len(x))), 0.0
+        order, total = np.asarray(stepping.epoch_order(begun.key, epoch, len(x))), 0.0
         for start in range(0, len(x), t.batch_size):
             batch = order[start : start + t.batch_size]
             params, opt_state, loss = step(params, opt_state, x[batch], y[batch])
@@ -550,7 +552,7 @@ def test_200_steps_are_pytorchs(loss_name):
     run = t.init(KEY, jnp.float64)
     batches = []
     for epoch in range(10):
-        order = np.asarray(training.epoch_order(KEY, epoch, n))
+        order = np.asarray(stepping.epoch_order(KEY, epoch, n))
         batches += [order[i : i + size] for i in range(0, n, size)]
     assert len(batches) == 200
     theirs, weights = torch_trajectory(run.params, [(x[b], y[b]) for b in batches], loss_name)
@@ -564,9 +566,9 @@ def test_200_steps_are_pytorchs(loss_name):
         np.testing.assert_allclose(weight, weights[key], rtol=0, atol=1e-9)
 
     # And step by step, by the function that the compiled loop repeats.
-    step = jax.jit(training.step, static_argnums=0)
+    update = jax.jit(stepping.update, static_argnums=0)
     run, ours = t.init(KEY, jnp.float64), []
     for batch in batches:
-        run, loss = step(t, run, jnp.asarray(x[batch]), jnp.asarray(y[batch]), KEY)
+        run, loss, _ = update(t, run, jnp.asarray(x[batch]), jnp.asarray(y[batch]), KEY)
         ours.append(float(loss))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)

@@ -7,7 +7,7 @@ import numpy as np
 import funcnet as fn
 from experiments.bench.peers import Orders, Parameters
 from experiments.bench.workloads import Data, Network
-from funcnet.training.trainer import epoch_order
+from funcnet.training.step import epoch_order
 
 
 class Run:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.testing import explain
+from funcnet.testing.checks import explain
 from funcnet.testing.checks.subject import Subject, Wrong
-from funcnet.testing.numerics import differences
+from funcnet.testing.numerics import Arrays, differences
 from funcnet.testing.numerics.compare import (
     CANCELLED_ULPS,
     OWN_ERROR_FACTOR,
@@ -20,7 +20,7 @@ from funcnet.testing.numerics.compare import (
 )
 from funcnet.testing.references import derivatives
 from funcnet.testing.references.adjudicate import MOST_ELEMENTS
-from funcnet.testing.references.call import Arrays, twin_function
+from funcnet.testing.references.call import twin_function
 
 # Above this relative error the function itself has broken down, and its rule is not to blame.
 BROKEN = 0.1

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing import explain
+from funcnet.testing.checks import explain
 from funcnet.testing.checks.subject import Subject, Wrong, rule_errors
 from funcnet.testing.numerics.compare import (
     OWN_ERROR_FACTOR,

@@ -18,9 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from funcnet._internal import compat
 from funcnet.testing.checks.subject import Subject, Wrong, rule_errors
+from funcnet.testing.numerics import Arrays
 from funcnet.testing.numerics.compare import TRANSFORM_ULPS, largest, wrong_elements
 from funcnet.testing.references import derivatives
-from funcnet.testing.references.call import Arrays, twin_function
+from funcnet.testing.references.call import twin_function
 from funcnet.testing.references.derivatives import Flat, Pullback
 
 DEVICES = 2

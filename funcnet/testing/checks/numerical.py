@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from funcnet.testing import explain
+from funcnet.testing.checks import explain
 from funcnet.testing.checks.subject import Subject, Wrong
 from funcnet.testing.numerics import differences
 from funcnet.testing.numerics.differences import Coordinate, Slopes

@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing import explain
+from funcnet.testing.checks import explain
 from funcnet.testing.checks.subject import Subject, Wrong, first_line, rule_errors
-from funcnet.testing.numerics import cotangents
+from funcnet.testing.numerics import Arrays, cotangents
 from funcnet.testing.numerics.compare import ROUNDING_FLOOR, Mismatch, largest, wrong_elements
 from funcnet.testing.references import derivatives
 from funcnet.testing.references.adjudicate import Case, adjudicate
-from funcnet.testing.references.call import Arrays
 from funcnet.testing.references.derivatives import Flat, Pullback
 
 MOST_CASES = 64

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
+from funcnet.testing.checks.explain import Clues
 from funcnet.testing.checks.traps import explain_exception
-from funcnet.testing.explain import Clues
-from funcnet.testing.numerics import cotangents, differences
+from funcnet.testing.numerics import Arrays, cotangents, differences
 from funcnet.testing.numerics.compare import FORMULA_TOLERANCE, ULPS, largest
 from funcnet.testing.references import derivatives
 from funcnet.testing.references import twin as twins
 from funcnet.testing.references.adjudicate import Case, Finding, adjudicate
-from funcnet.testing.references.call import Arrays, Call, is_inexact, make_twin, twin_function
+from funcnet.testing.references.call import Call, is_inexact, make_twin, twin_function
 from funcnet.testing.references.derivatives import Pullback
 from funcnet.testing.references.reference import Reference
 
@@ -125,18 +125,30 @@ class Subject:
     def __init__(
         self, call: Call, reference: Reference | None, rng: np.random.Generator, label: str = ""
     ):
-        self.call, self.reference, self.rng, self.label = call, reference, rng, label
-        self.xs, self.zs = call.xs, call.zs
-        self.notes = Notes()
-        self.undecorated = call.undecorated()
-        self.output_tree = call.output_shapes(self.undecorated)
+        self.call: Call = call
+        self.reference: Reference | None = reference
+        self.rng: np.random.Generator = rng
+        self.label: str = label
+        self.xs: Arrays = call.xs
+        self.zs: Arrays = call.zs
+        self.notes: Notes = Notes()
+        self.undecorated: Callable[..., Any] = call.undecorated()
+        self.output_tree: Any = call.output_shapes(self.undecorated)
         leaves, _ = jax.tree_util.tree_flatten_with_path(self.output_tree)
-        self.outputs = [leaf for _, leaf in leaves if is_inexact(leaf)]
-        self.output_names = ["output" + keystr(path) for path, leaf in leaves if is_inexact(leaf)]
-        self.working_twin = make_twin(call, self.undecorated, self.xs, self.zs)
+        self.outputs: list[Any] = [leaf for _, leaf in leaves if is_inexact(leaf)]
+        self.output_names: list[str] = [
+            "output" + keystr(path) for path, leaf in leaves if is_inexact(leaf)
+        ]
+        self.working_twin: Any = make_twin(call, self.undecorated, self.xs, self.zs)
+        self.wide_twin: Any
+        self.xs64: Arrays
         self.wide_twin, self.xs64 = self._widen()
-        self.narrow = twins.narrowest_float(self.wide_twin) if self.is_wide else None
-        self.cts = cotangents.make_cotangents(rng, self.outputs, self.output_names, self._limit())
+        self.narrow: np.dtype | None = (
+            twins.narrowest_float(self.wide_twin) if self.is_wide else None
+        )
+        self.cts: cotangents.Cotangents = cotangents.make_cotangents(
+            rng, self.outputs, self.output_names, self._limit()
+        )
 
     def _widen(self) -> tuple[Any, Arrays]:
         """The twin traced in float64, or the working one where the function refuses float64."""

@@ -16,9 +16,10 @@ import numpy as np
 from funcnet._internal import compat
 from funcnet.testing.checks.accuracy import check_working
 from funcnet.testing.checks.subject import Subject, Wrong, rule_errors
+from funcnet.testing.numerics import Arrays
 from funcnet.testing.numerics.compare import TRANSFORM_ULPS, largest, wrong_elements
 from funcnet.testing.references import derivatives
-from funcnet.testing.references.call import Arrays, make_twin, twin_function
+from funcnet.testing.references.call import make_twin, twin_function
 from funcnet.testing.references.derivatives import Flat
 
 # Arguments' leaves that are treated one by one.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.references.call import Arrays
+from funcnet.testing.numerics import Arrays
 
 LEVELS = 8
 RATIO = 4.0

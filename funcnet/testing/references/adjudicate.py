@@ -13,9 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from funcnet.testing.numerics import differences
+from funcnet.testing.numerics import Arrays, differences
 from funcnet.testing.numerics.compare import largest
-from funcnet.testing.references.call import Arrays
 
 # How many elements are looked into, and how many outputs are kept apart.
 MOST_ELEMENTS = 96

@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
+from funcnet.testing.numerics import Arrays
 from funcnet.testing.references import twin as twins
-
-Arrays = tuple[Any, ...]
 
 
 def is_inexact(value: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.references.call import Arrays
+from funcnet.testing.numerics import Arrays
 
 Flat = Callable[[Arrays, Arrays], Arrays]
 # A pullback: (xs, zs, cotangent) -> (outputs, cotangents of xs).

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from funcnet.testing.numerics import Arrays
 from funcnet.testing.references import derivatives
-from funcnet.testing.references.call import Arrays, Call, align, cotangent_tree, is_inexact
+from funcnet.testing.references.call import Call, align, cotangent_tree, is_inexact
 from funcnet.testing.references.derivatives import Pullback
 
 

@@ -543,7 +543,7 @@ def _document(rows: list[list[str]]) -> str:
             "",
             "Made by `python -m experiments third_party`, with the packages it names installed. "
             "The functions and their arguments are in "
-            "[experiments/third_party.py](../experiments/third_party.py). "
+            "[experiments/kill_table/third_party.py](../experiments/kill_table/third_party.py). "
             "Every finding was followed to its cause by hand.",
             "",
             *lines,

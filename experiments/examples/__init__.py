@@ -1,0 +1,1 @@
+"""Examples of one file each: what a user of funcnet would write."""

@@ -1,0 +1,159 @@
+"""What changes during training: the state of a run, and the carry of the compiled loop."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from funcnet.layers import Params, State
+
+Data = tuple[Any, Any]
+"""(x, y): each a pytree of arrays whose first axis counts the examples."""
+
+
+class TrainState(NamedTuple):
+    """All that changes during training: one pytree.
+
+    Attributes:
+        params: the model's parameters.
+        state: the model's state.
+        opt_state: the optimizer's state.
+        key: typed scalar key; epoch e draws from fold_in(key, e).
+        epoch: () int32, how many epochs have been trained.
+        step: () int32, how many updates have been made.
+    """
+
+    params: Params
+    state: State
+    opt_state: Any
+    key: Array
+    epoch: Array
+    step: Array
+
+
+class Watching(NamedTuple):
+    """What early stopping looks at: an entry of the history, and which values are better."""
+
+    entry: str = "validation_loss"
+    mode: Literal["min", "max"] = "min"
+
+
+class Watch(NamedTuple):
+    """What early stopping remembers."""
+
+    best: TrainState
+    best_value: Array  # ()
+    patience: Array  # () int32
+
+
+class Progress(NamedTuple):
+    """The carry of the loop over epochs."""
+
+    run: TrainState
+    done: Array  # () int32: epochs of this history so far
+    diverged_at: Array  # () int32, -1 while all is finite
+    history: dict[str, Array]  # (epochs,) each
+    watch: Watch | None
+
+
+def start(
+    run: TrainState,
+    epochs: int,
+    entries: tuple[str, ...],
+    patience: int | None = None,
+    watching: Watching | None = None,
+) -> Progress:
+    """The carry before the first epoch of a history of `epochs`, with these entries."""
+    dtype = loss_dtype(run.params)
+    # No epoch has an entry too: the loop is traced, and would find nowhere to write.
+    unseen = jnp.full((max(epochs, 1),), jnp.nan, dtype)
+    watch = None
+    if patience is not None and watching is not None:
+        # Copies, since fit donates the carry, and a buffer can be donated once.
+        best = jax.tree.map(jnp.copy, run)
+        worst = jnp.asarray(jnp.inf if watching.mode == "min" else -jnp.inf, dtype)
+        watch = Watch(best, worst, jnp.int32(min(patience, epochs)))
+    return Progress(
+        run,
+        done=jnp.int32(0),
+        diverged_at=jnp.int32(-1),
+        history={name: unseen.copy() for name in entries},
+        watch=watch,
+    )
+
+
+def resumed(progress: Progress, saved: Progress) -> Progress:
+    """The carry to go on with: what was saved, in a history of as many epochs as `progress` has."""
+    history = {
+        name: unseen.at[: len(saved.history[name])].set(saved.history[name])
+        for name, unseen in progress.history.items()
+    }
+    watch = saved.watch
+    if watch is not None and progress.watch is not None:  # its patience depends on the epochs
+        watch = watch._replace(patience=progress.watch.patience)
+    return saved._replace(history=history, watch=watch)
+
+
+def cut(progress: Progress, epochs: int) -> Progress:
+    """The carry with the first `epochs` of its history: what there is to save."""
+    # By NumPy: JAX would compile for each length.
+    history: Any = {name: np.asarray(a)[:epochs] for name, a in progress.history.items()}
+    return progress._replace(diverged_at=jnp.int32(-1), history=history)
+
+
+def has_stopped(progress: Progress) -> Any:
+    """Whether the run has diverged, or its patience is at an end."""
+    stopped = progress.diverged_at >= 0
+    watch = progress.watch
+    if watch is not None:
+        stopped |= progress.run.epoch - watch.best.epoch >= watch.patience
+    return stopped
+
+
+def chosen(condition: Array, new: TrainState, old: TrainState) -> TrainState:
+    """One of two states of a run. Its key never changes; choosing would count as using it."""
+    trees = [run._replace(key=()) for run in (new, old)]
+    picked = jax.tree.map(lambda a, b: jnp.where(condition, a, b), *trees)
+    return picked._replace(key=old.key)
+
+
+def hyperparameters(opt_state: Any) -> dict[str, Any]:
+    """The numbers that `optax.inject_hyperparams` keeps in an optimizer's state, by name.
+
+    Where two have one name, the second is called name_2.
+    """
+    kept = optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState
+    found: dict[str, Any] = {}
+    for part in jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kept)):
+        if isinstance(part, kept):
+            for name, value in part.hyperparams.items():
+                if jnp.ndim(value) == 0 and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+                    found[_unused(name, found)] = value
+    return found
+
+
+def _unused(name, taken):
+    number = 2
+    unused = name
+    while unused in taken:
+        unused, number = f"{name}_{number}", number + 1
+    return unused
+
+
+def dtype_of(params: Params) -> Any:
+    """The dtype that floating data are cast to: that of the first floating parameter."""
+    floating = (p.dtype for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating))
+    return next(floating, jnp.dtype(jnp.float32))
+
+
+def loss_dtype(params: Params) -> Any:
+    """The dtype losses are averaged in."""
+    return jnp.promote_types(dtype_of(params), jnp.float32)
+
+
+def outline(tree: Any) -> Any:
+    """The same tree with each array's dtype and shape in words, to compare and to print."""
+    return jax.tree.map(lambda a: f"{jnp.asarray(a).dtype}{list(jnp.shape(a))}", tree)
