@@ -1,6 +1,7 @@
 """Parameters and state survive the way to PyTorch and back, under other names too."""
 
 import dataclasses
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +205,8 @@ def torch_twin(model):
     from torch import nn
 
     if isinstance(model, fn.Sequential):
-        return nn.Sequential(*map(torch_twin, model.layers))
+        names = model.names or map(str, range(len(model.layers)))
+        return nn.Sequential(OrderedDict(zip(names, map(torch_twin, model.layers), strict=True)))
     arguments = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     return getattr(nn, type(model).__name__)(**arguments)
 
@@ -225,6 +227,7 @@ BEHIND = {
         fn.Linear(24, 2),
     ],
     "LayerNorm": [fn.LayerNorm(24), fn.RMSNorm(24), fn.Linear(24, 5)],
+    "names": [fn.Sequential(drop=fn.Dropout(), norm=fn.BatchNorm1d(24), fc=fn.Linear(24, 5))],
     "nested": [fn.Sequential(fn.Sequential(), fn.Sequential(fn.GELU(), fn.Linear(24, 5)))],
 }
 FEATURES = [fn.Conv2d(3, 4, 3, padding=1), fn.BatchNorm2d(4), fn.ReLU(), fn.MaxPool2d(2)]
