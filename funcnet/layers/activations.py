@@ -3,13 +3,17 @@
 import dataclasses
 
 from jax import Array
+from jaxtyping import Float
 
 from funcnet import ops
 from funcnet._internal.checks import require_int, require_number
+from funcnet._internal.fields import set_fields
 from funcnet.layers.module import (
     Module,
     Output,
-    require_floating_input,
+    Params,
+    State,
+    naming,
     require_params,
     require_stateless,
 )
@@ -19,23 +23,31 @@ from funcnet.ops.activations import Approximation, require_approximation, requir
 class Activation(Module):
     """What these layers share; each says in `function` what it computes."""
 
-    def function(self, x: Array) -> Array:
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The function of the input, of the same shape."""
         raise NotImplementedError(f"{type(self).__name__} has no function")
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(...) -> (...)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        require_floating_input(self, x)
-        return Output(self.function(x), state)
+        with naming(self):
+            return Output(self.function(x), state)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReLU(Activation):
     """Positive part of each entry, max(x, 0) (`torch.nn.ReLU`)."""
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.relu`."""
         return ops.relu(x)
 
@@ -55,9 +67,9 @@ class LeakyReLU(Activation):
 
     def __post_init__(self):
         slope = require_number("LeakyReLU's negative_slope", self.negative_slope)
-        object.__setattr__(self, "negative_slope", slope)
+        set_fields(self, negative_slope=slope)
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.leaky_relu`."""
         return ops.leaky_relu(x, self.negative_slope)
 
@@ -76,9 +88,9 @@ class ELU(Activation):
     alpha: float = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "alpha", require_number("ELU's alpha", self.alpha))
+        set_fields(self, alpha=require_number("ELU's alpha", self.alpha))
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.elu`."""
         return ops.elu(x, self.alpha)
 
@@ -99,11 +111,11 @@ class Softplus(Activation):
     threshold: float = 20.0
 
     def __post_init__(self):
-        object.__setattr__(self, "beta", require_beta("Softplus's beta", self.beta))
+        beta = require_beta("Softplus's beta", self.beta)
         threshold = require_number("Softplus's threshold", self.threshold)
-        object.__setattr__(self, "threshold", threshold)
+        set_fields(self, beta=beta, threshold=threshold)
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.softplus`."""
         return ops.softplus(x, self.beta, self.threshold)
 
@@ -112,7 +124,7 @@ class Softplus(Activation):
 class Tanh(Activation):
     """Hyperbolic tangent of each entry (`torch.nn.Tanh`)."""
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.tanh`."""
         return ops.tanh(x)
 
@@ -121,7 +133,7 @@ class Tanh(Activation):
 class Sigmoid(Activation):
     """Logistic function of each entry, 1 / (1 + exp(-x)) (`torch.nn.Sigmoid`)."""
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.sigmoid`."""
         return ops.sigmoid(x)
 
@@ -130,7 +142,7 @@ class Sigmoid(Activation):
 class SiLU(Activation):
     """Each entry times its sigmoid (`torch.nn.SiLU`), also called swish."""
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.silu`."""
         return ops.silu(x)
 
@@ -151,7 +163,7 @@ class GELU(Activation):
     def __post_init__(self):
         require_approximation("GELU", self.approximate)
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.gelu`."""
         return ops.gelu(x, self.approximate)
 
@@ -173,9 +185,9 @@ class Softmax(Activation):
     dim: int = -1
 
     def __post_init__(self):
-        object.__setattr__(self, "dim", require_int("Softmax's dim", self.dim))
+        set_fields(self, dim=require_int("Softmax's dim", self.dim))
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.softmax`."""
         return ops.softmax(x, self.dim)
 
@@ -194,8 +206,8 @@ class LogSoftmax(Activation):
     dim: int = -1
 
     def __post_init__(self):
-        object.__setattr__(self, "dim", require_int("LogSoftmax's dim", self.dim))
+        set_fields(self, dim=require_int("LogSoftmax's dim", self.dim))
 
-    def function(self, x):
+    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.log_softmax`."""
         return ops.log_softmax(x, self.dim)

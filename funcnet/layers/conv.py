@@ -1,18 +1,23 @@
 """Conv2d: the convolution with parameters of its own."""
 
 import dataclasses
-import math
+from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from funcnet import ops
-from funcnet._internal.checks import require_floating_dtype, require_key, require_positive_int
-from funcnet.errors import ConfigError, ShapeError
+from funcnet._internal.checks import require_bool, require_positive_int
+from funcnet._internal.fields import set_fields
+from funcnet.errors import ConfigError
+from funcnet.layers.initializers import fan_in_uniform
 from funcnet.layers.module import (
     Module,
     Output,
-    require_floating_input,
+    Params,
+    State,
+    naming,
     require_params,
     require_stateless,
 )
@@ -52,67 +57,60 @@ class Conv2d(Module):
     def __post_init__(self):
         for name in ("in_channels", "out_channels", "groups"):
             size = require_positive_int(f"Conv2d's {name}", getattr(self, name))
-            object.__setattr__(self, name, size)
-        for name in ("kernel_size", "stride", "dilation"):
-            pair = require_pair(f"Conv2d's {name}", getattr(self, name), 1)
-            object.__setattr__(self, name, pair)
+            set_fields(self, **{name: size})
         stride = require_pair("Conv2d's stride", self.stride, 1)
-        padding = require_padding("Conv2d's padding", self.padding, stride)
-        object.__setattr__(self, "padding", padding)
+        set_fields(
+            self,
+            kernel_size=require_pair("Conv2d's kernel_size", self.kernel_size, 1),
+            stride=stride,
+            padding=require_padding("Conv2d's padding", self.padding, stride),
+            dilation=require_pair("Conv2d's dilation", self.dilation, 1),
+        )
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
                 raise ConfigError(
                     f"Conv2d's {name} is {getattr(self, name)}, expected a multiple of groups = "
                     f"{self.groups}"
                 )
-        if not isinstance(self.bias, bool):
-            raise ConfigError(f"Conv2d's bias is {self.bias!r}, expected True or False")
+        require_bool("Conv2d's bias", self.bias)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         inputs = self.in_channels // self.groups
-        kernel = require_pair("Conv2d's kernel_size", self.kernel_size, 1)
-        shapes = {"weight": (self.out_channels, inputs, *kernel)}
+        kernel: Any = self.kernel_size  # a pair by now
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_channels, inputs, *kernel)}
         return shapes | {"bias": (self.out_channels,)} if self.bias else shapes
 
-    def init(self, key, dtype=jnp.float32):
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (out, in / groups, rows, columns), "bias": (out,)}, state ()."""
-        require_key(key)
-        out, *summed = self._shapes()["weight"]
-        inputs = math.prod(summed)
-        bound = 1 / math.sqrt(inputs)
-        # Drawn at once, the bias as one more column: each draw adds to what has to be compiled.
-        shape = (out, inputs + self.bias)
-        drawn = jax.random.uniform(key, shape, require_floating_dtype(dtype), -bound, bound)
-        params = {"weight": drawn[:, :inputs].reshape(out, *summed)}
-        if self.bias:
-            params["bias"] = drawn[:, -1]
-        return params, ()
+        return fan_in_uniform(key, self._shapes()["weight"], self.bias, dtype), ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... height width in_channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., height, width, in_channels) -> (..., H', W', out_channels); see `ops.conv2d`."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        require_floating_input(self, x)
-        if x.ndim < 3 or x.shape[-1] != self.in_channels:
-            raise ShapeError(
-                f"{self!r} got an input of shape {x.shape}, expected (..., height, width, "
-                f"{self.in_channels}), channels last; {_mend(x.shape, self.in_channels)}"
+        with naming(self, lambda: self._fix(x.shape)):
+            y = ops.conv2d(
+                x,
+                params["weight"],
+                params.get("bias"),
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
             )
-        y = ops.conv2d(
-            x,
-            params["weight"],
-            params.get("bias"),
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
         return Output(y, state)
 
-
-def _mend(shape, channels):
-    if len(shape) >= 3 and shape[-3] == channels:
-        return "move the channels to the end with jnp.moveaxis(x, -3, -1)"
-    if channels == 1 and len(shape) >= 2:
-        return "add the axis of one channel with x[..., None]"
-    return "reshape the input" if len(shape) < 3 else f"set in_channels={shape[-1]}"
+    def _fix(self, shape: tuple[int, ...]) -> str:
+        if len(shape) < 3 or shape[-1] == self.in_channels:
+            return ""
+        if shape[-3] == self.in_channels:
+            return "move the channels to the end with jnp.moveaxis(x, -3, -1)"
+        return f"set in_channels={shape[-1]}"

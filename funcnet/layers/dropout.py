@@ -2,13 +2,18 @@
 
 import dataclasses
 
+from jax import Array
+from jaxtyping import Float
+
 from funcnet import ops
 from funcnet._internal.checks import require_number
-from funcnet.errors import DtypeError
+from funcnet._internal.fields import set_fields
 from funcnet.layers.module import (
     Module,
     Output,
-    require_floating_input,
+    Params,
+    State,
+    naming,
     require_params,
     require_stateless,
 )
@@ -30,16 +35,19 @@ class Dropout(Module):
     p: float = 0.5
 
     def __post_init__(self):
-        object.__setattr__(self, "p", require_number("Dropout's p", self.p, 0, 1))
+        set_fields(self, p=require_number("Dropout's p", self.p, 0, 1))
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(...) -> (...)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        require_floating_input(self, x)
-        if train and self.p and key is None:
-            raise DtypeError(
-                f"{self!r} got no key, expected one in training, to draw its mask from; pass it, "
-                f"as model.apply(params, state, x, key=jax.random.key(0), train=True)"
-            )
-        return Output(ops.dropout(x, self.p, train, key), state)
+        with naming(self):
+            return Output(ops.dropout(x, self.p, train, key), state)

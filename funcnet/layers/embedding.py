@@ -6,12 +6,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
+from jaxtyping import Int
 
 from funcnet import ops
 from funcnet._internal.checks import require_floating_dtype, require_key, require_positive_int
-from funcnet.errors import DataError, DtypeError
-from funcnet.layers.module import Module, Output, kind, require_params, require_stateless
+from funcnet._internal.fields import set_fields
+from funcnet.errors import DataError
+from funcnet.layers.module import (
+    Module,
+    Output,
+    Params,
+    State,
+    naming,
+    require_params,
+    require_stateless,
+)
 from funcnet.ops.embedding import require_padding_idx
 
 
@@ -36,15 +47,17 @@ class Embedding(Module):
     padding_idx: int | None = None
 
     def __post_init__(self):
-        for name in ("num_embeddings", "embedding_dim"):
-            size = require_positive_int(f"Embedding's {name}", getattr(self, name))
-            object.__setattr__(self, name, size)
-        padding_idx = require_padding_idx(
-            "Embedding's padding_idx", self.padding_idx, self.num_embeddings
+        num_embeddings = require_positive_int("Embedding's num_embeddings", self.num_embeddings)
+        set_fields(
+            self,
+            num_embeddings=num_embeddings,
+            embedding_dim=require_positive_int("Embedding's embedding_dim", self.embedding_dim),
+            padding_idx=require_padding_idx(
+                "Embedding's padding_idx", self.padding_idx, num_embeddings
+            ),
         )
-        object.__setattr__(self, "padding_idx", padding_idx)
 
-    def init(self, key, dtype=jnp.float32):
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (num_embeddings, embedding_dim)}, state ()."""
         require_key(key)
         shape = (self.num_embeddings, self.embedding_dim)
@@ -53,7 +66,15 @@ class Embedding(Module):
             weight = weight.at[self.padding_idx].set(0)
         return {"weight": weight}, ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Int[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """Integers (...) -> (..., embedding_dim).
 
         Raises DataError for an integer without a vector, where its value is known: inside `jit`
@@ -61,14 +82,11 @@ class Embedding(Module):
         """
         require_params(self, params, {"weight": (self.num_embeddings, self.embedding_dim)})
         require_stateless(self, state)
-        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise DtypeError(
-                f"{self!r} got an input of {getattr(x, 'dtype', '')}{kind(x)}, expected an array "
-                f"of integers; convert it, for example with jnp.asarray(x, jnp.int32)"
-            )
+        with naming(self):
+            y = ops.embedding(x, params["weight"], self.padding_idx)
         if not isinstance(x, Tracer):
             self.check_input(x)
-        return Output(ops.embedding(x, params["weight"], self.padding_idx), state)
+        return Output(y, state)
 
     def check_input(self, x: Any) -> None:
         """Raise DataError where an integer has no vector."""

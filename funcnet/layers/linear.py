@@ -1,18 +1,22 @@
 """Linear: the affine map with parameters of its own."""
 
 import dataclasses
-import math
+from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from funcnet import ops
-from funcnet._internal.checks import require_floating_dtype, require_key, require_positive_int
-from funcnet.errors import ConfigError, ShapeError
+from funcnet._internal.checks import require_bool, require_positive_int
+from funcnet._internal.fields import set_fields
+from funcnet.layers.initializers import fan_in_uniform
 from funcnet.layers.module import (
     Module,
     Output,
-    require_floating_input,
+    Params,
+    State,
+    naming,
     require_params,
     require_stateless,
 )
@@ -38,37 +42,36 @@ class Linear(Module):
     bias: bool = True
 
     def __post_init__(self):
-        for name in ("in_features", "out_features"):
-            size = require_positive_int(f"Linear's {name}", getattr(self, name))
-            object.__setattr__(self, name, size)
-        if not isinstance(self.bias, bool):
-            raise ConfigError(f"Linear's bias is {self.bias!r}, expected True or False")
+        set_fields(
+            self,
+            in_features=require_positive_int("Linear's in_features", self.in_features),
+            out_features=require_positive_int("Linear's out_features", self.out_features),
+        )
+        require_bool("Linear's bias", self.bias)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {"weight": (self.out_features, self.in_features)}
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         return shapes | {"bias": (self.out_features,)} if self.bias else shapes
 
-    def init(self, key, dtype=jnp.float32):
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (out, in), "bias": (out,)}, state ()."""
-        require_key(key)
-        bound = 1 / math.sqrt(self.in_features)
-        # Drawn at once, the bias as one more column: each draw adds to what has to be compiled.
-        shape = (self.out_features, self.in_features + self.bias)
-        drawn = jax.random.uniform(key, shape, require_floating_dtype(dtype), -bound, bound)
-        params = {"weight": drawn[:, : self.in_features]}
-        if self.bias:
-            params["bias"] = drawn[:, -1]
-        return params, ()
+        return fan_in_uniform(key, self._shapes()["weight"], self.bias, dtype), ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... in_features"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., in_features) -> (..., out_features)."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        require_floating_input(self, x)
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            mend = f"set in_features={x.shape[-1]} or " if x.size and x.ndim else ""
-            raise ShapeError(
-                f"{self!r} got an input of shape {x.shape}, expected (..., {self.in_features}), "
-                f"features last; {mend}reshape the input"
-            )
-        return Output(ops.linear(x, params["weight"], params.get("bias")), state)
+        with naming(self, lambda: _fix(x)):
+            return Output(ops.linear(x, params["weight"], params.get("bias")), state)
+
+
+def _fix(x: Array) -> str:
+    return f"set in_features={x.shape[-1]} or reshape x" if x.size and x.ndim else "reshape x"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._internal.checks import require_arrays, require_key
-from funcnet.errors import ConfigError, DtypeError, FuncnetError, ParamsError
+from funcnet._internal.checks import require_key
+from funcnet.errors import ConfigError, DtypeError, FuncnetError, ParamsError, ShapeError
 
 Params = Any
 State = Any
@@ -188,6 +188,23 @@ def located(path: tuple[int | str, ...], layer: Module) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def naming(layer: Module, fix: Callable[[], str] | None = None) -> Iterator[None]:
+    """Name a layer in what an op within it refuses: the op checks, the layer says its sizes.
+
+    Args:
+        layer: the layer.
+        fix: what else helps where a shape does not fit, such as an option; empty for nothing.
+    """
+    try:
+        yield
+    except FuncnetError as error:
+        advice = fix() if fix is not None and isinstance(error, ShapeError) else ""
+        message = f"{error.args[0]}; {advice}" if advice else error.args[0]
+        error.args = (f"{layer!r}: {message}", *error.args[1:])
+        raise
+
+
 def as_pair(layer: Module, method: str, returned: Any) -> tuple[Any, Any]:
     """What a layer's `init` or `apply` returned; an array of two rows must not pass for it."""
     if isinstance(returned, tuple) and len(returned) == 2:
@@ -203,16 +220,6 @@ def require_module(model: Any) -> None:
     """Raise ConfigError unless `model` is a layer."""
     if not isinstance(model, Module):
         raise ConfigError(f"model is {model!r}, expected an instance of funcnet.Module")
-
-
-def require_floating_input(layer: Module, x: Any) -> None:
-    """Raise DtypeError unless `x` is an array of a real floating dtype."""
-    require_arrays(repr(layer), x=x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise DtypeError(
-            f"{layer!r} got an input of dtype {x.dtype}, expected floating point; convert it, for "
-            f"example with x.astype(jnp.float32)"
-        )
 
 
 def require_params(layer: Module, params: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from funcnet import ops
 from funcnet._internal.checks import (
+    require_arrays,
     require_bool,
-    require_floating_dtype,
-    require_key,
     require_number,
     require_positive_int,
     require_shape,
 )
+from funcnet._internal.fields import set_fields
 from funcnet.errors import ConfigError, ShapeError
+from funcnet.layers.initializers import identity_affine
 from funcnet.layers.module import (
     Module,
     Output,
     Params,
     State,
-    require_floating_input,
+    naming,
     require_params,
     require_state,
     require_stateless,
@@ -43,16 +46,17 @@ class _BatchNorm(Module):
 
     def __post_init__(self):
         name = type(self).__name__
-        size = require_positive_int(f"{name}'s num_features", self.num_features)
-        object.__setattr__(self, "num_features", size)
-        object.__setattr__(self, "eps", require_number(f"{name}'s eps", self.eps, 0))
+        set_fields(
+            self,
+            num_features=require_positive_int(f"{name}'s num_features", self.num_features),
+            eps=require_number(f"{name}'s eps", self.eps, 0),
+        )
         if self.momentum is not None:
-            momentum = require_number(f"{name}'s momentum", self.momentum, 0, 1)
-            object.__setattr__(self, "momentum", momentum)
+            set_fields(self, momentum=require_number(f"{name}'s momentum", self.momentum, 0, 1))
         for option in ("affine", "track_running_stats", "bias"):
             require_bool(f"{name}'s {option}", getattr(self, option))
 
-    def _shapes(self):
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         return _affine_shapes((self.num_features,), self.affine, self.bias)
 
     def _state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -61,31 +65,41 @@ class _BatchNorm(Module):
         channels = (self.num_features,)
         return {"running_mean": channels, "running_var": channels, "num_batches_tracked": ()}
 
-    def init(self, key, dtype=jnp.float32) -> tuple[Params, State]:
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (C,), "bias": (C,)}, ones and zeros; state: PyTorch's buffers.
 
         The state is {"running_mean": (C,), "running_var": (C,), "num_batches_tracked": ()},
         zeros, ones and 0; the statistics in at least float32, since in half precision a small
         momentum would change nothing.
         """
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
+        params = identity_affine(key, self._shapes(), dtype)
         if not self.track_running_stats:
-            return _affine_params(self._shapes(), dtype), ()
+            return params, ()
         wide = jnp.promote_types(dtype, jnp.float32)
         state = {
             "running_mean": jnp.zeros(self.num_features, wide),
             "running_var": jnp.ones(self.num_features, wide),
             "num_batches_tracked": jnp.int32(0),
         }
-        return _affine_params(self._shapes(), dtype), state
+        return params, state
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "batch ... num_features"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., C) -> (..., C), and in training the next running statistics."""
         require_params(self, params, self._shapes())
         require_state(self, state, self._state_shapes())
-        require_floating_input(self, x)
-        self._require_fitting(x, train)
+        self._require_axes(x)
+        with naming(self, lambda: self._fix(x)):
+            return self._normalized(params, state, x, train)
+
+    def _normalized(self, params: Params, state: State, x: Array, train: bool) -> Output:
         if not self.track_running_stats:
             y, _, _ = ops.batch_norm(x, None, None, *_affine(params), training=True, eps=self.eps)
             return Output(y, state)
@@ -104,22 +118,21 @@ class _BatchNorm(Module):
         )
         return Output(y, {"running_mean": mean, "running_var": var, "num_batches_tracked": seen})
 
-    def _require_fitting(self, x, train):
+    def _require_axes(self, x: Array) -> None:
+        require_arrays(repr(self), x=x)
         if x.ndim not in self._inputs or x.shape[-1] != self.num_features:
-            mend = f"set num_features={x.shape[-1]} or " if x.ndim in self._inputs else ""
+            fix = f"set num_features={x.shape[-1]} or " if x.ndim in self._inputs else ""
             expected = " or ".join(
                 f"({axes}, {self.num_features})" for axes in self._inputs.values()
             )
             raise ShapeError(
                 f"{self!r} got an input of shape {x.shape}, expected {expected}, channels last; "
-                f"{mend}reshape the input"
+                f"{fix}reshape the input"
             )
-        if math.prod(x.shape[:-1]) == 1 and (train or not self.track_running_stats):
-            raise ShapeError(
-                f"{self!r} got an input of shape {x.shape}, one value a channel, which has no "
-                f"variance; expected at least 2 in training: choose a batch_size that leaves no "
-                f"single example over, or apply it with train=False"
-            )
+
+    def _fix(self, x: Array) -> str:
+        one = math.prod(x.shape[:-1]) == 1
+        return "choose a batch_size that leaves none over, or set train=False" if one else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,26 +202,34 @@ class LayerNorm(Module):
 
     def __post_init__(self):
         shape = require_shape("LayerNorm's normalized_shape", self.normalized_shape)
-        object.__setattr__(self, "normalized_shape", shape)
-        object.__setattr__(self, "eps", require_number("LayerNorm's eps", self.eps, 0))
+        eps = require_number("LayerNorm's eps", self.eps, 0)
+        set_fields(self, normalized_shape=shape, eps=eps)
         require_bool("LayerNorm's elementwise_affine", self.elementwise_affine)
         require_bool("LayerNorm's bias", self.bias)
 
-    def _shapes(self):
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         return _affine_shapes(self.normalized_shape, self.elementwise_affine, self.bias)
 
-    def init(self, key, dtype=jnp.float32) -> tuple[Params, State]:
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": normalized_shape, "bias": normalized_shape}, 1 and 0; state ()."""
-        require_key(key)
-        return _affine_params(self._shapes(), require_floating_dtype(dtype)), ()
+        return identity_affine(key, self._shapes(), dtype), ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., *normalized_shape) -> the same shape."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        _require_features(self, x)
         weight, bias = _affine(params)
-        return Output(ops.layer_norm(x, self.normalized_shape, weight, bias, self.eps), state)
+        with naming(self, lambda: "set normalized_shape or reshape x"):
+            y = ops.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        return Output(y, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,26 +251,34 @@ class RMSNorm(Module):
 
     def __post_init__(self):
         shape = require_shape("RMSNorm's normalized_shape", self.normalized_shape)
-        object.__setattr__(self, "normalized_shape", shape)
+        set_fields(self, normalized_shape=shape)
         if self.eps is not None:
-            object.__setattr__(self, "eps", require_number("RMSNorm's eps", self.eps, 0))
+            set_fields(self, eps=require_number("RMSNorm's eps", self.eps, 0))
         require_bool("RMSNorm's elementwise_affine", self.elementwise_affine)
 
-    def _shapes(self):
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         return _affine_shapes(self.normalized_shape, self.elementwise_affine, bias=False)
 
-    def init(self, key, dtype=jnp.float32) -> tuple[Params, State]:
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": normalized_shape}, 1; state ()."""
-        require_key(key)
-        return _affine_params(self._shapes(), require_floating_dtype(dtype)), ()
+        return identity_affine(key, self._shapes(), dtype), ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., *normalized_shape) -> the same shape."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        _require_features(self, x)
         weight, _ = _affine(params)
-        return Output(ops.rms_norm(x, self.normalized_shape, weight, self.eps), state)
+        with naming(self, lambda: "set normalized_shape or reshape x"):
+            y = ops.rms_norm(x, self.normalized_shape, weight, self.eps)
+        return Output(y, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,48 +303,48 @@ class GroupNorm(Module):
     bias: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self):
-        for name in ("num_groups", "num_channels"):
-            size = require_positive_int(f"GroupNorm's {name}", getattr(self, name))
-            object.__setattr__(self, name, size)
+        set_fields(
+            self,
+            num_groups=require_positive_int("GroupNorm's num_groups", self.num_groups),
+            num_channels=require_positive_int("GroupNorm's num_channels", self.num_channels),
+            eps=require_number("GroupNorm's eps", self.eps, 0),
+        )
         if self.num_channels % self.num_groups:
             raise ConfigError(
                 f"GroupNorm's num_groups is {self.num_groups}, expected a divisor of "
                 f"num_channels={self.num_channels}"
             )
-        object.__setattr__(self, "eps", require_number("GroupNorm's eps", self.eps, 0))
         require_bool("GroupNorm's affine", self.affine)
         require_bool("GroupNorm's bias", self.bias)
 
-    def _shapes(self):
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         return _affine_shapes((self.num_channels,), self.affine, self.bias)
 
-    def init(self, key, dtype=jnp.float32) -> tuple[Params, State]:
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (C,), "bias": (C,)}, 1 and 0; state ()."""
-        require_key(key)
-        return _affine_params(self._shapes(), require_floating_dtype(dtype)), ()
+        return identity_affine(key, self._shapes(), dtype), ()
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "batch ... num_channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(batch, ..., C) -> the same shape."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        require_floating_input(self, x)
+        require_arrays(repr(self), x=x)
         if x.ndim < 2 or x.shape[-1] != self.num_channels:
             raise ShapeError(
                 f"{self!r} got an input of shape {x.shape}, expected (batch, ..., "
                 f"{self.num_channels}), channels last; reshape the input"
             )
         weight, bias = _affine(params)
-        return Output(ops.group_norm(x, self.num_groups, weight, bias, self.eps), state)
-
-
-def _require_features(layer: LayerNorm | RMSNorm, x) -> None:
-    require_floating_input(layer, x)
-    shape: Any = layer.normalized_shape  # a tuple by now
-    if x.shape[-len(shape) :] != shape:
-        raise ShapeError(
-            f"{layer!r} got an input of shape {x.shape}, expected (..., "
-            f"{', '.join(map(str, shape))}); set normalized_shape or reshape the input"
-        )
+        with naming(self):
+            return Output(ops.group_norm(x, self.num_groups, weight, bias, self.eps), state)
 
 
 def _affine_shapes(shape: Any, affine: bool, bias: bool) -> dict[str, tuple[int, ...]]:
@@ -324,12 +353,6 @@ def _affine_shapes(shape: Any, affine: bool, bias: bool) -> dict[str, tuple[int,
     return {"weight": shape, "bias": shape} if bias else {"weight": shape}
 
 
-def _affine_params(shapes, dtype):
-    """Weights of 1 and biases of 0; () where there are none."""
-    make = {"weight": jnp.ones, "bias": jnp.zeros}
-    return {name: make[name](shape, dtype) for name, shape in shapes.items()} or ()
-
-
-def _affine(params):
+def _affine(params: Params) -> tuple[Array | None, Array | None]:
     """Weight and bias, None where there is none."""
     return (params.get("weight"), params.get("bias")) if params else (None, None)

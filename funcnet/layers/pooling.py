@@ -3,16 +3,23 @@
 import dataclasses
 import math
 
+from jax import Array
+from jaxtyping import Float
+
 from funcnet import ops
 from funcnet._internal.checks import require_int
+from funcnet._internal.fields import set_fields
 from funcnet.errors import ShapeError
 from funcnet.layers.module import (
     Module,
     Output,
-    require_floating_input,
+    Params,
+    State,
+    naming,
     require_params,
     require_stateless,
 )
+from funcnet.ops._checks import require_floating
 from funcnet.ops._windows import Size
 from funcnet.ops.pooling import require_divisor, require_output_size, require_pooling
 
@@ -43,14 +50,24 @@ class MaxPool2d(Module):
         options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         names = ("kernel_size", "stride", "padding", "dilation")
         for name, pair in zip(names, require_pooling("MaxPool2d's", *options), strict=True):
-            object.__setattr__(self, name, pair)
+            set_fields(self, **{name: pair})
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... height width channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.max_pool2d`."""
-        _require_images(self, params, state, x)
-        y = ops.max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+        require_params(self, params, {})
+        require_stateless(self, state)
+        with naming(self):
+            y = ops.max_pool2d(
+                x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+            )
         return Output(y, state)
 
 
@@ -81,21 +98,31 @@ class AvgPool2d(Module):
         options = (self.kernel_size, self.stride, self.padding, 1, self.ceil_mode)
         names = ("kernel_size", "stride", "padding")
         for name, pair in zip(names, require_pooling("AvgPool2d's", *options)[:3], strict=True):
-            object.__setattr__(self, name, pair)
+            set_fields(self, **{name: pair})
         require_divisor("AvgPool2d's", self.count_include_pad, self.divisor_override)
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... height width channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.avg_pool2d`."""
-        _require_images(self, params, state, x)
-        y = ops.avg_pool2d(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
+        require_params(self, params, {})
+        require_stateless(self, state)
+        with naming(self):
+            y = ops.avg_pool2d(
+                x,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.ceil_mode,
+                self.count_include_pad,
+                self.divisor_override,
+            )
         return Output(y, state)
 
 
@@ -114,12 +141,22 @@ class AdaptiveAvgPool2d(Module):
 
     def __post_init__(self):
         size = require_output_size("AdaptiveAvgPool2d's output_size", self.output_size)
-        object.__setattr__(self, "output_size", size)
+        set_fields(self, output_size=size)
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... height width channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., height, width, channels) -> (..., rows, columns, channels)."""
-        _require_images(self, params, state, x)
-        return Output(ops.adaptive_avg_pool2d(x, self.output_size), state)
+        require_params(self, params, {})
+        require_stateless(self, state)
+        with naming(self):
+            return Output(ops.adaptive_avg_pool2d(x, self.output_size), state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +179,25 @@ class Flatten(Module):
     end_dim: int = -1
 
     def __post_init__(self):
-        for name in ("start_dim", "end_dim"):
-            axis = require_int(f"Flatten's {name}", getattr(self, name))
-            object.__setattr__(self, name, axis)
+        set_fields(
+            self,
+            start_dim=require_int("Flatten's start_dim", self.start_dim),
+            end_dim=require_int("Flatten's end_dim", self.end_dim),
+        )
 
-    def apply(self, params, state, x, *, key=None, train=False):
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
         """(..., a, ..., b, ...) -> (..., a * ... * b, ...)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        require_floating_input(self, x)
+        require_floating(repr(self), x=x)
         first, last = (axis % x.ndim if x.ndim else 0 for axis in (self.start_dim, self.end_dim))
         inside = all(-x.ndim <= axis < x.ndim for axis in (self.start_dim, self.end_dim))
         if not inside or first > last:
@@ -161,14 +208,3 @@ class Flatten(Module):
             )
         merged = math.prod(x.shape[first : last + 1])
         return Output(x.reshape(*x.shape[:first], merged, *x.shape[last + 1 :]), state)
-
-
-def _require_images(layer, params, state, x):
-    require_params(layer, params, {})
-    require_stateless(layer, state)
-    require_floating_input(layer, x)
-    if x.ndim < 3:
-        raise ShapeError(
-            f"{layer!r} got an input of shape {x.shape}, expected (..., height, width, channels), "
-            f"channels last; add the missing axes, for example with x[..., None] for one channel"
-        )

@@ -48,9 +48,8 @@ def require_linear(x: Any, weight: Any, bias: Any) -> None:
         )
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            f"linear: x has shape {x.shape} and weight {weight.shape}; expected the last axis of x "
-            f"to have weight.shape[1] = {weight.shape[1]} features (weight is stored as "
-            f"(out_features, in_features))"
+            f"linear: x has shape {x.shape} and weight {weight.shape}; expected x to be (..., "
+            f"{weight.shape[1]}), features last (weight is stored as (out_features, in_features))"
         )
     if bias is None:
         return

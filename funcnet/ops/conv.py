@@ -179,8 +179,8 @@ def _check(x, weight, bias, groups):
         raise ShapeError(
             f"conv2d: x has shape {x.shape}, weight {weight.shape} and groups is {groups}; "
             f"expected weight.shape[1] * groups = {inputs * groups} channels on x's last axis, "
-            f"and weight.shape[0] divisible by groups (weight is stored as (out_channels, "
-            f"in_channels / groups, rows, columns), images with their channels last)"
+            f"(..., height, width, {inputs * groups}), and weight.shape[0] divisible by groups "
+            f"(weight is stored as (out_channels, in_channels / groups, rows, columns))"
         )
     if bias is None:
         return

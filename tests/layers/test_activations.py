@@ -92,5 +92,5 @@ def test_options_without_meaning_are_refused(make, says):
 
 def test_an_axis_that_is_not_there_is_named_with_the_layer():
     model = fn.Sequential(fn.ReLU(), fn.Softmax(2))
-    with pytest.raises(ConfigError, match=r"layer 1, Softmax\(dim=2\): softmax: dim is 2"):
+    with pytest.raises(ConfigError, match=r"layer 1: Softmax\(dim=2\): softmax: dim is 2"):
         model.apply(((), ()), ((), ()), jnp.ones((2, 3)))

@@ -157,7 +157,7 @@ def test_what_is_no_container_is_refused(container, layers, options, says):
             r"layers make shape \(5, 4\) and its shortcut makes \(5, 1\), .* makes \(5, 4\)",
         ),
         (fn.Parallel(fn.Linear(3, 1), fn.ReLU()), r"shapes \(5, 1\), \(5, 3\), expected the same"),
-        (BESIDE, r"layer 0: Linear\(.*got an input of shape \(5, 3, 7\)"),
+        (BESIDE, r"layer 0: Linear\(.*x has shape \(5, 3, 7\)"),
     ],
 )
 def test_outputs_that_do_not_fit_are_named_with_their_place(model, says):

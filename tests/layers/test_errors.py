@@ -114,7 +114,7 @@ CASES = {
     "a shape of 0": (ConfigError, ("normalized_shape is 0",), lambda: fn.RMSNorm((3, 0))),
     "no key": (
         DtypeError,
-        ("layer 1: ", "Dropout(p=0.5) got no key", "key=jax.random.key(0)"),
+        ("layer 1: ", "Dropout(p=0.5): ", "no key", "key=jax.random.key(0)"),
         lambda: applied(fn.Dropout(), train=True),
     ),
     "a p of 1.5": (ConfigError, ("p is 1.5", "[0, 1]"), lambda: fn.Dropout(1.5)),

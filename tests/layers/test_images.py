@@ -205,10 +205,14 @@ CONV = fn.Conv2d(2, 4, 3)
         (
             CONV,
             jnp.ones((5, 8, 9, 3)),
-            "(..., height, width, 2), channels last; set in_channels=3",
+            "in_channels / groups, rows, columns)); set in_channels=3",
         ),
-        (CONV, jnp.ones((8, 2)), "got an input of shape (8, 2), expected (..., height, width, 2)"),
-        (fn.Conv2d(1, 4, 3), jnp.ones((5, 28)), "add the axis of one channel with x[..., None]"),
+        (CONV, jnp.ones((8, 2)), "x has shape (8, 2), expected (..., height, width, channels)"),
+        (
+            fn.Conv2d(1, 4, 3),
+            jnp.ones((5, 28)),
+            "axes, for example with x[..., None] for one channel",
+        ),
         (CONV, jnp.ones((5, 8, 2, 2)), "are smaller than the kernel, which covers 3 x 3; pad more"),
         (fn.MaxPool2d(3), jnp.ones((2, 2, 1)), "images of 2 x 2 pixels, 2 x 2 with padding, are"),
         (fn.MaxPool2d(3), jnp.ones((2, 2)), "expected (..., height, width, channels)"),
