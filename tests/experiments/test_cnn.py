@@ -76,6 +76,7 @@ def test_a_run_and_a_prediction(tmp_path, small_mnist, narrow, capsys):
     assert (config.out / "predict-test-3.png").exists()
 
 
+@pytest.mark.slow
 def test_fashion_is_the_same_experiment(tmp_path, small_mnist, narrow):
     mnist.main(small(tmp_path, data="fashion"))
     assert results.read(tmp_path).config["data"] == "fashion"

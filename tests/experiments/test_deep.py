@@ -49,6 +49,7 @@ def test_networks_have_the_same_affine_maps(name, depth):
     assert weights == [(5, 2), *[(5, 5)] * (depth - 1), (2, 5)]
 
 
+@pytest.mark.slow
 def test_gradients_vanish_in_the_plain_network_alone():
     config = deep.Config(depth=12)
     for name in deep.NETWORKS:

@@ -67,7 +67,7 @@ def both_trained(torch_peer, loss, dtype, epochs):
 
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("loss", [pytest.param("mse", marks=pytest.mark.slow), "cross_entropy"])
 def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
     trainer, x, run, losses, learner = both_trained(torch_peer, loss, jnp.float64, 50)
     assert losses[-1] < losses[0]
@@ -85,9 +85,10 @@ def test_in_float64_the_frameworks_go_the_same_way(torch_peer, loss):
 @pytest.mark.parametrize(
     ("regularised", "closeness"),
     [
-        ({"schedule": "cosine"}, 1e-12),
-        ({"weight_decay": 0.01}, 1e-12),
-        ({"schedule": "linear"}, 1e-8),  # optax's is computed in float32
+        pytest.param({"schedule": "cosine"}, 1e-12, marks=pytest.mark.slow),
+        pytest.param({"weight_decay": 0.01}, 1e-12, marks=pytest.mark.slow),
+        # optax's is computed in float32.
+        pytest.param({"schedule": "linear"}, 1e-8, marks=pytest.mark.slow),
         # PyTorch divides by the norm + 1e-6.
         ({"clip_norm": 0.05, "weight_decay": 0.01}, 1e-5),
     ],

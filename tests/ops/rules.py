@@ -130,14 +130,9 @@ FULL: list[Row] = [
     ("float64", (1,)),
     ("bfloat16", (0,)),
 ]
-# Judged before each commit, by the checks of values.
-QUICK: list[Row] = [
-    ("float64", ()),
-    ("float32", (2, 3)),
-    ("bfloat16", (1,)),
-    ("float64", (0,)),
-    ("bfloat16", (2, 3)),
-]
+# Judged before each commit, by the checks of values, which test the formula in float64 whatever the
+# dtype; the last one alone for a minor case.
+QUICK: list[Row] = [("float32", (2, 3)), ("bfloat16", (1,)), ("bfloat16", (2, 3))]
 
 
 def full_rows(case: Case) -> list[Row]:

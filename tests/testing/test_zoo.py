@@ -45,7 +45,8 @@ def test_wrong_rule_dies(rule):
     assert report.failed == rule.caught_by, str(report)
 
 
-@pytest.mark.parametrize("rule", RIGHT, ids=ids(RIGHT))
+# The slow suite judges every one of them in full.
+@pytest.mark.parametrize("rule", RIGHT[::3], ids=ids(RIGHT[::3]))
 def test_right_rule_passes(rule):
     report = judge(rule, fast=True)
     assert report.failed is None, str(report)

@@ -119,7 +119,7 @@ def test_several_devices_share_the_seeds_with_the_bits_of_one():
         jax.config.update("jax_num_cpu_devices", 2)
         import jax.numpy as jnp, numpy as np, optax
         import funcnet as fn
-        from funcnet import seeds
+        from funcnet.training import seeds
         assert jax.device_count() == 2
         t = fn.Trainer(fn.Linear(2, 3), fn.CrossEntropyLoss(), optax.sgd(0.5), batch_size=4)
         x, y = jnp.linspace(-1, 1, 22).reshape(11, 2), jnp.arange(11) % 3

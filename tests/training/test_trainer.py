@@ -538,7 +538,9 @@ def torch_trajectory(params, batches, loss_name):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("loss_name", ["MSELoss", "CrossEntropyLoss"])
+@pytest.mark.parametrize(
+    "loss_name", [pytest.param("MSELoss", marks=pytest.mark.slow), "CrossEntropyLoss"]
+)
 @pytest.mark.usefixtures("x64")
 def test_200_steps_are_pytorchs(loss_name):
     """10 epochs of 20 batches, the last of each smaller, in float64."""
