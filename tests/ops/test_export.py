@@ -3,6 +3,8 @@
 Exported once for any number of examples, and compared with the op at two of them.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,31 +22,37 @@ def floats(*shape):
     return normal(RNG, "float32", shape)
 
 
+NARROW, WIDE, BIAS = floats(4, 3), floats(4, 70), floats(4)
+ROW, VARIANCE = floats(3), jnp.ones(3)
+
 # For each op a function of a batch alone, and the shape of an example.
 OPS = {
-    "linear, narrow": (lambda x, w=floats(4, 3), b=floats(4): ops.linear(x, w, b), (3,)),
-    "linear, wide": (lambda x, w=floats(4, 70), b=floats(4): ops.linear(x, w, b), (70,)),
-    "linear, two axes": (lambda x, w=floats(4, 3), b=floats(4): ops.linear(x, w, b), (5, 3)),
+    "linear, narrow": (partial(ops.linear, weight=NARROW, bias=BIAS), (3,)),
+    "linear, wide": (partial(ops.linear, weight=WIDE, bias=BIAS), (70,)),
+    "linear, two axes": (partial(ops.linear, weight=NARROW, bias=BIAS), (5, 3)),
     "conv2d": (
-        lambda x, w=floats(4, 2, 3, 3), b=floats(4): ops.conv2d(x, w, b, stride=2, padding=1),
+        partial(ops.conv2d, weight=floats(4, 2, 3, 3), bias=BIAS, stride=2, padding=1),
         (6, 5, 2),
     ),
-    "conv2d, groups": (lambda x, w=floats(4, 1, 2, 2): ops.conv2d(x, w, groups=2), (6, 5, 2)),
-    "conv2d, depthwise": (lambda x, w=floats(2, 1, 2, 2): ops.conv2d(x, w, groups=2), (6, 5, 2)),
-    "conv2d, 1 x 1": (lambda x, w=floats(4, 2, 1, 1): ops.conv2d(x, w), (6, 5, 2)),
+    "conv2d, groups": (partial(ops.conv2d, weight=floats(4, 1, 2, 2), groups=2), (6, 5, 2)),
+    "conv2d, depthwise": (partial(ops.conv2d, weight=floats(2, 1, 2, 2), groups=2), (6, 5, 2)),
+    "conv2d, 1 x 1": (partial(ops.conv2d, weight=floats(4, 2, 1, 1)), (6, 5, 2)),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 2), (4, 4, 3)),
     "max_pool2d, overlapping": (lambda x: ops.max_pool2d(x, 3, 2, 1), (4, 5, 3)),
     "avg_pool2d": (lambda x: ops.avg_pool2d(x, 2), (4, 4, 3)),
     "avg_pool2d, overlapping": (lambda x: ops.avg_pool2d(x, 3, 2, 1), (4, 5, 3)),
     "adaptive_avg_pool2d": (lambda x: ops.adaptive_avg_pool2d(x, 3), (4, 5, 2)),
     "batch_norm, training": (
-        lambda x, m=floats(3), v=jnp.ones(3), w=floats(3): ops.batch_norm(x, m, v, w, m, True)[0],
+        lambda x: ops.batch_norm(x, ROW, VARIANCE, ROW, ROW, training=True)[0],
         (5, 3),
     ),
-    "batch_norm": (lambda x, m=floats(3), v=jnp.ones(3): ops.batch_norm(x, m, v)[0], (3,)),
-    "layer_norm": (lambda x, w=floats(5, 3): ops.layer_norm(x, (5, 3), w, w), (5, 3)),
-    "rms_norm": (lambda x, w=floats(70): ops.rms_norm(x, 70, w), (70,)),
-    "group_norm": (lambda x, w=floats(4): ops.group_norm(x, 2, w, w), (5, 4)),
+    "batch_norm": (lambda x: ops.batch_norm(x, ROW, VARIANCE)[0], (3,)),
+    "layer_norm": (
+        partial(ops.layer_norm, normalized_shape=(5, 3), weight=floats(5, 3), bias=floats(5, 3)),
+        (5, 3),
+    ),
+    "rms_norm": (partial(ops.rms_norm, normalized_shape=70, weight=floats(70)), (70,)),
+    "group_norm": (partial(ops.group_norm, num_groups=2, weight=BIAS, bias=BIAS), (5, 4)),
     "concatenate": (lambda x: ops.concatenate([x, x], -1), (3,)),
     "dropout": (lambda x: ops.dropout(x, 0.5, key=KEY), (9,)),
     "softmax": (ops.softmax, (70,)),

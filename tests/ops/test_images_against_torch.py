@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from funcnet import ops
-from funcnet.ops import conv
+from funcnet.ops.kernels import conv
 from tests.ops.test_against_torch import agree, gradients, torch_gradients
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("x64")]

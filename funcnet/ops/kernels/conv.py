@@ -155,38 +155,16 @@ def _kernel_cotangent(images, dZ, windows, groups):
     if windows.kernel == (1, 1) and groups == 1:
         ((_, tap),) = taps(images, windows)
         return jnp.tensordot(dZ, tap, axes=((0, 1, 2), (0, 1, 2)))[:, :, None, None]
-    # i is the place, h the tap: stride and dilation change roles, and the channels are the batch
-    along = partial(
-        lax.conv_general_dilated,
-        window_strides=windows.dilation,
-        padding=kernel_padding(windows),
-        rhs_dilation=windows.stride,
-    )
+    along = _correlation(windows)
 
     def at_once(images, dZ):
         axes = ("CHWN", "IHWO", "HWNC")  # (N, H, W, C), (N, H', W', O) -> (k, k, C/G, O)
         dK = along(images, dZ, dimension_numbers=axes, batch_group_count=groups)
         return dK.transpose(3, 2, 0, 1)
 
-    def block(images, dZ):
-        # (C, H, W, N) (H', W', N, O) -> (C, k, k, O)
-        return along(images.transpose(3, 1, 2, 0), dZ.transpose(1, 2, 0, 3), dimension_numbers=AXES)
-
-    def in_blocks(images, dZ):
-        size = _block(dZ.shape)
-        first = len(images) % size or min(size, len(images))
-
-        def add(i, dK):
-            start = first + i * size
-            return dK + block(*(lax.dynamic_slice_in_dim(a, start, size) for a in (images, dZ)))
-
-        dK = block(images[:first], dZ[:first])
-        if len(images) > first:
-            dK = lax.fori_loop(0, (len(images) - first) // size, add, dK)
-        return dK.transpose(3, 0, 1, 2)
-
     def by_group(images, dZ):
-        parts = lax.map(lambda part: in_blocks(*part), (_parts(images, groups), _parts(dZ, groups)))
+        parts = _parts(images, groups), _parts(dZ, groups)
+        parts = lax.map(lambda part: _in_blocks(*part, windows), parts)
         return parts.reshape(-1, *parts.shape[2:])
 
     def by_tap(images, dZ):
@@ -195,9 +173,45 @@ def _kernel_cotangent(images, dZ, windows, groups):
 
     depthwise = groups == images.shape[-1] == dZ.shape[-1]
     split = by_tap if depthwise else by_group
+    one_group = partial(_in_blocks, windows=windows)
     return lax.platform_dependent(
-        images, dZ, cpu=in_blocks if groups == 1 else split, default=at_once
+        images, dZ, cpu=one_group if groups == 1 else split, default=at_once
     )
+
+
+def _correlation(windows):
+    """The convolution that makes dK of images and dZ, but for the order of their axes.
+
+    The place is summed over and the tap stays: stride and dilation change roles, and the channels
+    are the batch.
+    """
+    return partial(
+        lax.conv_general_dilated,
+        window_strides=windows.dilation,
+        padding=kernel_padding(windows),
+        rhs_dilation=windows.stride,
+    )
+
+
+def _in_blocks(images, dZ, windows):
+    """DK (O, C, k, k) of one group, the sum of those of blocks of images."""
+
+    def of_block(images, dZ):
+        # (C, H, W, N) (H', W', N, O) -> (C, k, k, O)
+        images, dZ = images.transpose(3, 1, 2, 0), dZ.transpose(1, 2, 0, 3)
+        return _correlation(windows)(images, dZ, dimension_numbers=AXES)
+
+    size = _block(dZ.shape)
+    first = len(images) % size or min(size, len(images))
+
+    def add(i, dK):
+        start = first + i * size
+        return dK + of_block(*(lax.dynamic_slice_in_dim(a, start, size) for a in (images, dZ)))
+
+    dK = of_block(images[:first], dZ[:first])
+    if len(images) > first:
+        dK = lax.fori_loop(0, (len(images) - first) // size, add, dK)
+    return dK.transpose(3, 0, 1, 2)
 
 
 def _parts(channels, groups):
