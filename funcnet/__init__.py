@@ -46,6 +46,7 @@ from funcnet.layers import (
     Tanh,
 )
 from funcnet.layers.tracing import backward
+from funcnet.testing import without_rules
 from funcnet.training import callbacks
 from funcnet.training.fit import fit
 from funcnet.training.history import History
@@ -114,6 +115,7 @@ __all__ = [
     "save_params",
     "summary",
     "testing",
+    "without_rules",
 ]
 
 __version__ = "0.1.0"
