@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Optional parts to install, comma separated. CI adds torch, which is several GB on most machines.
-EXTRAS ?= plots,checkpoint,tensorboard
+EXTRAS ?= plots,checkpoint,tensorboard,export
 RUN := $(VENV)/bin/python
 comma := ,
 READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))

@@ -5,6 +5,7 @@ from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
 from funcnet.io import checkpoint, interop
+from funcnet.io.export import export
 from funcnet.io.safetensors import load, load_params, save, save_params
 from funcnet.layers import (
     ELU,
@@ -104,6 +105,7 @@ __all__ = [
     "checkpoint",
     "debugging",
     "errors",
+    "export",
     "fit",
     "interop",
     "load",

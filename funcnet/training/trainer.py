@@ -189,7 +189,10 @@ class Trainer:
             (examples, ...), what the model returns: for a classifier the logits.
         """
         x = arrays.as_examples("x", x, dtype_of(params))
-        begins = range(0, max(arrays.examples(x), 1), PREDICT_BATCH)
+        n = arrays.examples(x)
+        if not isinstance(n, int):  # in jax.export, any number of them
+            return _apply(self.model, params, state, x)
+        begins = range(0, max(n, 1), PREDICT_BATCH)
         batches = (jax.tree.map(lambda a, i=i: a[i : i + PREDICT_BATCH], x) for i in begins)
         outputs = [_apply(self.model, params, state, batch) for batch in batches]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
