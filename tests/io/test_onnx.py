@@ -78,7 +78,7 @@ def test_networks_through_their_twin(which, tmp_path):
         x = np.random.default_rng(0).normal(size=(batch, *example)).astype(np.float32)
         (found,) = session.run(None, {"x": np.moveaxis(x, -1, 1)})
         expected = model.apply(params, state, x)[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
