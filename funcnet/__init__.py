@@ -1,5 +1,9 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from funcnet import errors, metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
@@ -55,6 +59,9 @@ from funcnet.training.result import FitResult
 from funcnet.training.seeds import map_seeds
 from funcnet.training.state import TrainState
 from funcnet.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from funcnet import sklearn as sklearn
 
 __all__ = [
     "ELU",
@@ -121,3 +128,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`fn.sklearn`, which imports scikit-learn, when it is asked for."""
+    if name == "sklearn":
+        return import_module("funcnet.sklearn")
+    raise AttributeError(f"module 'funcnet' has no attribute {name!r}")

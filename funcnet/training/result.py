@@ -1,13 +1,17 @@
 """What a run has learned."""
 
+import copy
 import dataclasses
 import os
-from typing import Any
+import pickle
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
+import optax
 
 from funcnet.data import arrays
+from funcnet.errors import ConfigError
 from funcnet.layers import Loss, Params, State
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
@@ -18,6 +22,13 @@ from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 @dataclasses.dataclass(frozen=True)
 class FitResult:
     """What `fit` learned.
+
+    It can be pickled where the model, the loss and the metrics can. Pickle stores functions by
+    their name, and those of an optax optimizer have none: all is kept but the optimizer. To train
+    on from what was unpickled, give it again:
+    `dataclasses.replace(result.trainer, optimizer=optax.adam(1e-2)).run(result.run, data, epochs)`.
+    Unpickling imports what is named and rebuilds arrays, as pickle does for any object; it runs
+    nothing else. Still, load no pickle that you do not trust: `fn.save` writes files that are safe.
 
     Attributes:
         trainer: what was trained.
@@ -69,9 +80,35 @@ class FitResult:
         found = evaluated(self.trainer, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.trainer.optimizer)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return vars(self) | {
+                "trainer": dataclasses.replace(self.trainer, optimizer=NOT_PICKLED)
+            }
+        return vars(self)
+
+    def __copy__(self) -> Self:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        run, history = copy.deepcopy((self.run, self.history), memo)
+        return dataclasses.replace(self, run=run, history=history)
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a line for each epoch."""
         self.history.to_csv(path)
+
+
+def _not_pickled(*args: Any, **extra: Any) -> NoReturn:
+    raise ConfigError(
+        "this result was unpickled, and pickle can't keep an optimizer of optax; to train on, give "
+        "it again: dataclasses.replace(result.trainer, optimizer=optax.adam(1e-2)), with yours"
+    )
+
+
+NOT_PICKLED = optax.GradientTransformation(_not_pickled, _not_pickled)
 
 
 def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
