@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 
+from funcnet._internal import notebook
 from funcnet.data import arrays
 from funcnet.errors import ConfigError
 from funcnet.layers import Loss, Params, State
@@ -19,9 +20,9 @@ from funcnet.training.state import Data, Progress, TrainState, Watching, dtype_o
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
-    """What `fit` learned.
+    """What `fit` learned; a notebook shows the first and the last epoch.
 
     It can be pickled where the model, the loss and the metrics can. Pickle stores functions by
     their name, and those of an optax optimizer have none: all is kept but the optimizer. To train
@@ -79,6 +80,32 @@ class FitResult:
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
         found = evaluated(self.trainer, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}
+
+    def _told(self) -> dict[str, str]:
+        """What it is in few words, from name to value."""
+        curves = self.history.curves()
+        told = {"epochs": str(len(curves["loss"]))}
+        told |= {name: f"{curve[-1]:.4g}" for name, curve in curves.items() if len(curve)}
+        if self.accuracy is not None:
+            told["accuracy"] = f"{self.accuracy:.4g}"
+        return told
+
+    def __repr__(self) -> str:
+        return f"FitResult({', '.join(f'{name}={value}' for name, value in self._told().items())})"
+
+    def _repr_html_(self) -> str:
+        curves = {name: curve for name, curve in self.history.curves().items() if len(curve)}
+        rows = [(name, f"{curve[0]:.4g}", f"{curve[-1]:.4g}") for name, curve in curves.items()]
+        title = f"{self._told()['epochs']} epochs in {self.seconds:.1f} s"
+        if self.accuracy is not None:
+            title += f", accuracy {self.accuracy:.4g} on the training data"
+        notes = [
+            f"{name.replace('_', ' ')} {int(self.history[name])}"
+            for name in ("best_epoch", "diverged_at")
+            if int(self.history.get(name, -1)) >= 0
+        ]
+        columns = ("history", "first epoch", "last epoch")
+        return notebook.table(title, columns, rows, ", ".join(notes))
 
     def __getstate__(self) -> dict[str, Any]:
         try:
