@@ -91,12 +91,12 @@ Options = ParamSpec("Options")
 
 
 def _by_output(
-    primal: Callable[[Array], Array], pullback: Callable[[Array, Array], Array]
-) -> Callable[[Array], Array]:
+    primal: Callable[Options, Array], pullback: Callable[[Array, Array], Array]
+) -> Callable[Options, Array]:
     """The rule of an element-wise y = primal(x) that keeps y: dX = pullback(y, dY)."""
 
-    def forward(x):
-        y = primal(x)
+    def forward(*x: Options.args, **none: Options.kwargs):
+        y = primal(*x, **none)
         return y, y
 
     def backward(y, dY):
