@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
@@ -17,14 +17,29 @@ from funcnet.training.fit import fit
 from funcnet.training.result import FitResult
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_random_state, column_or_1d
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "funcnet.sklearn needs scikit-learn: pip install 'funcnet[sklearn]'"
-    ) from error
+    ) from _error
+
+if TYPE_CHECKING:  # scikit-learn has no types: what an estimator has of it
+
+    class BaseEstimator:
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+        def __sklearn_tags__(self) -> Any: ...
+
+    class ClassifierMixin:
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+
+    class RegressorMixin:
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+
+else:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 # What X is kept in; other numbers become the first. The network computes in float32.
 FLOATS: list[Any] = [np.float64, np.float32]
@@ -110,6 +125,7 @@ class Classifier(ClassifierMixin, _Estimator):
     """
 
     classes_: np.ndarray
+    n_features_in_: int
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train from the start.
@@ -160,6 +176,8 @@ class Regressor(RegressorMixin, _Estimator):
         n_features_in_: the columns of X.
         result_: the `FitResult`; `result_.history` tells the loss after each epoch.
     """
+
+    n_features_in_: int
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train from the start.

@@ -46,7 +46,7 @@ class Summary:
     rows: tuple[Row, ...]
     parameters: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         cells = [("", "layer", "output shape", "parameters")]
         cells += [(r.path, r.layer, str(r.output_shape), f"{r.parameters:,}") for r in self.rows]
         cells += [("", "total", "", f"{self.parameters:,}")]
@@ -58,7 +58,7 @@ class Summary:
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Summary({len(self.rows)} layers, {self.parameters:,} parameters)"
 
     def _repr_html_(self) -> str:

@@ -146,11 +146,11 @@ class Function(Module):
 
     function: Callable[[Any], Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.function):
             raise ConfigError(f"Function got {self.function!r}, expected a function")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Function({_name_of(self.function)})"
 
     def __reduce__(self) -> tuple[Any, ...]:

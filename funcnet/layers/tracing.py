@@ -107,11 +107,11 @@ class Backward:
         """
         return tuple(sorted(self.layers, key=lambda trace: trace.entered, reverse=True))
 
-    def __str__(self):
+    def __str__(self) -> str:
         with np.printoptions(precision=4, suppress=True, threshold=50, edgeitems=3):
             return "\n".join(self._lines())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Backward({len(self.layers)} layers, loss={float(self.loss):.6g})"
 
     def _repr_html_(self) -> str:
