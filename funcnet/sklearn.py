@@ -17,6 +17,8 @@ from funcnet.training.fit import fit
 from funcnet.training.result import FitResult
 
 try:
+    if not TYPE_CHECKING:
+        from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_random_state, column_or_1d
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -38,8 +40,6 @@ if TYPE_CHECKING:  # scikit-learn has no types: what an estimator has of it
     class RegressorMixin:
         def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
-else:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 # What X is kept in; other numbers become the first. The network computes in float32.
 FLOATS: list[Any] = [np.float64, np.float32]

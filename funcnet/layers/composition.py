@@ -44,7 +44,7 @@ class Container(Module):
     key. Child i, counted by its place, draws from fold_in(key, i), in `init` and in `apply`.
     """
 
-    def __init_subclass__(cls, **options: Any):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         children = cls.__dict__.get("children")
         if isinstance(children, property | functools.cached_property):

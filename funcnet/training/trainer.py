@@ -11,7 +11,7 @@ instructions and gives the same bits.
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ class Trainer:
     batch_size: int = 100
     metrics: Mapping[str, Metric] | Metrics | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_module(self.model)
         require_loss(self.loss)
         if not isinstance(self.optimizer, optax.GradientTransformation):
@@ -244,7 +244,7 @@ def _train_epochs(trainer, progress, data, validation, until, watching=None):
 
 
 _train = jax.jit(_train_epochs, static_argnums=(0, 5))
-train_donating = jax.jit(_train_epochs, static_argnums=(0, 5), donate_argnums=1)
+train_donating: Final = jax.jit(_train_epochs, static_argnums=(0, 5), donate_argnums=1)
 
 
 def _advance(trainer, progress, data):
@@ -352,7 +352,7 @@ def _apply(model, params, state, x):
     return as_pair(model, "apply", model.apply(params, state, x, key=None, train=False))[0]
 
 
-evaluated = jax.jit(evaluate, static_argnums=0)
+evaluated: Final = jax.jit(evaluate, static_argnums=0)
 
 
 def require_epochs(epochs: Any) -> int:
