@@ -67,12 +67,14 @@ def test_it_is_what_fit_makes():
     )
 
 
+@pytest.mark.slow
 def test_predictions_do_not_depend_on_their_neighbours():
     found = classifier(epochs=2).fit(X, Y)
     whole = found.predict_proba(X)
     np.testing.assert_array_equal(found.predict_proba(X[300:307]), whole[300:307])
 
 
+@pytest.mark.slow
 def test_a_network_of_images():
     found = classifier(model=CNN).fit(IMAGES, WORDS)
     assert found.score(IMAGES, WORDS) > 0.8
@@ -80,6 +82,7 @@ def test_a_network_of_images():
         classifier(model=CNN).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_regression_in_a_pipeline():
     x, y = map(np.asarray, load_diabetes(return_X_y=True))
     y = (y - np.mean(y)) / np.std(y)
@@ -127,6 +130,7 @@ def test_pickled_for_another_process(tmp_path):
     np.testing.assert_array_equal(again.fit(IMAGES, WORDS).predict(IMAGES), found.predict(IMAGES))
 
 
+@pytest.mark.slow
 def test_joblib_and_clone(tmp_path):
     found = classifier(epochs=2).fit(X, Y)
     joblib.dump(found, tmp_path / "estimator")
@@ -138,6 +142,7 @@ def test_joblib_and_clone(tmp_path):
         fresh.predict(X)
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_be_given_as_it_is():
     found = classifier(optimizer=optax.sgd(0.1), epochs=2).fit(X, Y)
     assert found.score(X, Y) > 0.2
