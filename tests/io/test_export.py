@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused_in_the_layers_words():
     with pytest.raises(ParamsError, match=r"model\.init"):
         fn.export(WIDE, (), (), (3,))
     with pytest.raises(ConfigError, match=r"expected an instance of funcnet\.Module"):
-        fn.export(lambda x: x, (), (), (3,))  # type: ignore[arg-type]
+        fn.export(lambda x: x, (), (), (3,))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_file_that_cannot_be_written_names_itself(tmp_path):
