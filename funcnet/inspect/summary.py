@@ -122,7 +122,8 @@ def _arrays(shapes: Any, dtype: Any) -> Any:
     """The arrays of a tree of shapes, as JAX traces them."""
 
     def array(shape):
-        if hasattr(shape, "shape") and hasattr(shape, "dtype"):
+        # A number of NumPy has a shape and a dtype as well.
+        if hasattr(shape, "dtype") and not isinstance(shape, np.generic):
             return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
         if not _is_shape(shape):
             raise ShapeError(

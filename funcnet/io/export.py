@@ -96,7 +96,10 @@ def _inputs(shapes: Any, dtype: Any) -> Any:
     scope = jax.export.SymbolicScope()
 
     def array(leaf):
-        shape, leaf_dtype = getattr(leaf, "shape", leaf), getattr(leaf, "dtype", dtype)
+        shape, leaf_dtype = leaf, dtype
+        # A number of NumPy has a shape and a dtype as well.
+        if hasattr(leaf, "dtype") and not isinstance(leaf, np.generic):
+            shape, leaf_dtype = leaf.shape, leaf.dtype
         if not _is_shape(shape):
             raise ShapeError(
                 f"input_shape is {shapes!r}, expected the shape of an example, such as (784,), or "

@@ -127,7 +127,9 @@ def test_for_a_platform_that_is_not_here(platform):
     )
 
 
-@pytest.mark.parametrize("shape", [None, 3, (3.0,), (True,), ("a b", 3), (-1, 3), {"x": None}])
+@pytest.mark.parametrize(
+    "shape", [None, 3, np.int64(3), (3.0,), (True,), ("a b", 3), (-1, 3), {"x": None}]
+)
 def test_what_is_no_shape_is_refused(shape):
     with pytest.raises(ShapeError, match="input_shape is"):
         fn.export(WIDE, *WIDE.init(KEY), shape)
