@@ -26,7 +26,7 @@ def test_every_size_gives_a_permutation(n):
     check_permutation(draw(KEY, n), n)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", range(1, 301, 50))
 def test_all_sizes_to_300_give_permutations(first):
     for n in range(first, first + 50):

@@ -56,6 +56,7 @@ def refused(result):
     return printed.err
 
 
+@pytest.mark.slow
 def test_an_image_of_the_test_set(predict, run, small_mnist):
     code, printed = predict("--index", 4)
     assert code == 0

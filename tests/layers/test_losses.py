@@ -164,6 +164,7 @@ def fitted(model, loss, y, x=X):
     )
 
 
+@pytest.mark.slow
 def test_fit_with_nll_loss_is_fit_with_cross_entropy():
     layers = fn.Linear(3, 8), fn.Tanh(), fn.Linear(8, 3)
     found = fitted(fn.Sequential(*layers, fn.LogSoftmax()), fn.NLLLoss(), LABELS)

@@ -115,6 +115,7 @@ def test_cotangents_keep_shape_and_dtype_and_agree_with_autodiff(name, dtype):
     close((output, *cotangents), (expected, *pullback(g)), tolerance)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     name=st.sampled_from(NAMES),

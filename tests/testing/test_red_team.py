@@ -83,6 +83,7 @@ def shared_max(share):
 MANY_TIES = [jnp.zeros(16), jnp.zeros(30), jnp.zeros((8, 4)), jnp.round(normal(0, 6, 20))]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("x", MANY_TIES, ids=lambda x: str(x.shape))
 def test_ties_in_many_places(x):
     with pytest.raises(RuleError) as caught:
@@ -152,6 +153,7 @@ def test_a_scalar_that_the_reference_detaches():
     assert check_vjp(rule, (normal(0, 5), jnp.float32(0.3)), reference=scaled).passed
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_of_large_terms_that_cancel(seed):
     """A layer norm of two features: autodiff's terms cancel exactly, the rule's but for an ulp."""
@@ -196,6 +198,7 @@ def test_a_function_with_static_defaults_is_explained():
         check_vjp(rule, (normal(0, 4),))
 
 
+@pytest.mark.slow
 def test_where_autodiff_has_nan_a_slope_of_zero_is_known_as_well():
     """Distances of points, 0 from each to itself, where autodiff's NaN spreads over the rows."""
 

@@ -205,6 +205,7 @@ GRID = list(
 )
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -234,6 +235,7 @@ def test_cross_entropy_of_labels(weights, smoothing, ignore_index, reduction, le
     agree(gradients(lambda z: ops.cross_entropy(z, labels, weight, **options), [logits], g), theirs)
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -345,6 +347,7 @@ def torch_nll_loss(S, labels, weight, options):
     return loss.reshape(labels.shape) if options["reduction"] == "none" else loss
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
@@ -423,6 +426,7 @@ def test_nll_loss_looks_at_no_other_class():
     agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, None, options), [S], g))
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
