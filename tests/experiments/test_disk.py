@@ -33,6 +33,7 @@ def finished(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_no_other(finished):
     assert {path.name for path in finished.iterdir()} == {
         "notes.txt",

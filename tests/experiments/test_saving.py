@@ -71,7 +71,7 @@ def count_epochs(monkeypatch):
     return trained
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_stopped_and_resumed_leaves_the_same_files(tmp_path, monkeypatch, capsys, whole, name):
     monkeypatch.setattr(runner.Experiment, "_warm_up", lambda *_: 0.0)

@@ -17,6 +17,7 @@ def channels_last(y):
     return y.movedim(1, -1)
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("options", [

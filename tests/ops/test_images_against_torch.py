@@ -72,7 +72,7 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(5)
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # PyTorch's, of its speed
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_conv2d(case):
@@ -150,7 +150,7 @@ def few(cases):
     ]
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("kernel", "stride", "padding", "ceil_mode"), few(POOLS + WIDE_POOLS))
 def test_max_pool2d(kernel, stride, padding, ceil_mode):
     """With ties, with NaNs, and with windows that hold nothing larger than -inf."""
@@ -169,7 +169,7 @@ def test_max_pool2d(kernel, stride, padding, ceil_mode):
         )
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("kernel", "stride", "padding", "ceil_mode"), few(POOLS + WIDE_POOLS))
 def test_avg_pool2d(kernel, stride, padding, ceil_mode):
     import torch

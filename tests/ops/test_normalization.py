@@ -110,7 +110,7 @@ def test_rms_norm_is_pytorchs(normalized_shape, weight, eps):
     )
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(11)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])

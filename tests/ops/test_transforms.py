@@ -138,6 +138,7 @@ def test_any_leading_axes(name, leading, classes):
 MIXED = list(itertools.product(["float32", "bfloat16"], repeat=3))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtypes", MIXED)
 def test_mixed_dtypes_promote_forward_and_return_backward(dtypes):
     x, w, b = (a.astype(d) for a, d in zip(make("linear").arguments, dtypes, strict=True))
@@ -209,6 +210,7 @@ def test_second_derivatives(name):
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_cotangent_is_a_factor(name):
     """Bwd is linear in it: zero gives zero, and it is never taken for 1."""

@@ -7,6 +7,8 @@ import pytest
 
 from funcnet.testing import RuleError, check_vjp
 
+pytestmark = pytest.mark.slow
+
 
 def make_rule(fn, bwd):
     rule = jax.custom_vjp(fn)
@@ -83,7 +85,6 @@ def shared_max(share):
 MANY_TIES = [jnp.zeros(16), jnp.zeros(30), jnp.zeros((8, 4)), jnp.round(normal(0, 6, 20))]
 
 
-@pytest.mark.few(4)
 @pytest.mark.parametrize("x", MANY_TIES, ids=lambda x: str(x.shape))
 def test_ties_in_many_places(x):
     with pytest.raises(RuleError) as caught:
@@ -153,7 +154,6 @@ def test_a_scalar_that_the_reference_detaches():
     assert check_vjp(rule, (normal(0, 5), jnp.float32(0.3)), reference=scaled).passed
 
 
-@pytest.mark.few(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_of_large_terms_that_cancel(seed):
     """A layer norm of two features: autodiff's terms cancel exactly, the rule's but for an ulp."""
@@ -198,7 +198,6 @@ def test_a_function_with_static_defaults_is_explained():
         check_vjp(rule, (normal(0, 4),))
 
 
-@pytest.mark.slow
 def test_where_autodiff_has_nan_a_slope_of_zero_is_known_as_well():
     """Distances of points, 0 from each to itself, where autodiff's NaN spreads over the rows."""
 

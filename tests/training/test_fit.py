@@ -35,6 +35,7 @@ def six():
     return TRAINER.run(TRAINER.init(KEY), (X, LABELS), 6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("progress", [True, False])
 def test_fit_has_the_bits_of_run(six, progress):
     result = fit(progress=progress)
@@ -276,7 +277,7 @@ def test_divergence_names_the_learning_rate_that_the_optimizer_keeps():
     assert raised.value.diagnosis.learning_rate == pytest.approx(1e30)
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "loss"),
     [
