@@ -37,6 +37,7 @@ from funcnet.layers import (
     MaxPool2d,
     Module,
     MSELoss,
+    MultiheadAttention,
     NLLLoss,
     Parallel,
     ReLU,
@@ -49,6 +50,8 @@ from funcnet.layers import (
     Softmax,
     Softplus,
     Tanh,
+    TransformerDecoderLayer,
+    TransformerEncoderLayer,
 )
 from funcnet.layers.tracing import backward
 from funcnet.testing import without_rules
@@ -93,6 +96,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "MultiheadAttention",
     "NLLLoss",
     "Parallel",
     "RMSNorm",
@@ -107,6 +111,8 @@ __all__ = [
     "Tanh",
     "TrainState",
     "Trainer",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
     "backward",
     "callbacks",
     "checkpoint",

@@ -23,6 +23,11 @@ from funcnet.layers.activations import (
     Softplus,
     Tanh,
 )
+from funcnet.layers.attention import (
+    MultiheadAttention,
+    TransformerDecoderLayer,
+    TransformerEncoderLayer,
+)
 from funcnet.layers.composition import Call, Container
 from funcnet.layers.containers import Parallel, Residual, Sequential
 from funcnet.layers.conv import Conv2d
@@ -72,6 +77,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "MultiheadAttention",
     "NLLLoss",
     "Output",
     "Parallel",
@@ -87,4 +93,6 @@ __all__ = [
     "Softplus",
     "State",
     "Tanh",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
 ]

@@ -49,3 +49,14 @@ def identity_affine(
     dtype = require_floating_dtype(dtype)
     make = {"weight": jnp.ones, "bias": jnp.zeros}
     return {name: make[name](shape, dtype) for name, shape in shapes.items()} or ()
+
+
+def xavier_uniform(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    """A weight (outputs, inputs), uniform in [-b, b] with b = √(6 / (inputs + outputs)).
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", 2010, eq. 16.
+    """
+    require_key(key)
+    bound = math.sqrt(6 / sum(shape))
+    return jax.random.uniform(key, shape, require_floating_dtype(dtype), -bound, bound)

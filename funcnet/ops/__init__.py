@@ -10,6 +10,7 @@ from funcnet.ops.activations import (
     softplus,
     tanh,
 )
+from funcnet.ops.attention import scaled_dot_product_attention
 from funcnet.ops.concatenate import concatenate
 from funcnet.ops.conv import conv2d
 from funcnet.ops.dropout import dropout
@@ -27,6 +28,7 @@ from funcnet.ops.losses import (
 )
 from funcnet.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from funcnet.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from funcnet.ops.rotary import rotary_embedding
 from funcnet.ops.softmax import log_softmax, softmax
 
 __all__ = [
@@ -54,6 +56,8 @@ __all__ = [
     "nll_loss",
     "relu",
     "rms_norm",
+    "rotary_embedding",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "smooth_l1_loss",

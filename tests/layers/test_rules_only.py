@@ -43,6 +43,7 @@ LAYERS: dict[type, tuple[fn.Module, jax.Array]] = {
     fn.Linear: (fn.Linear(3, 2), floats(4, 3)),
     fn.LogSoftmax: (fn.LogSoftmax(), floats(4, 3)),
     fn.MaxPool2d: (fn.MaxPool2d(2), floats(2, 4, 4, 3)),
+    fn.MultiheadAttention: (fn.MultiheadAttention(6, 3, 0.5, add_bias_kv=True), floats(2, 4, 6)),
     fn.Parallel: (fn.Parallel(fn.Tanh(), fn.Tanh(), combine="concatenate"), floats(4, 3)),
     fn.RMSNorm: (fn.RMSNorm(3), floats(4, 3)),
     fn.ReLU: (fn.ReLU(), floats(4, 3)),
@@ -53,6 +54,8 @@ LAYERS: dict[type, tuple[fn.Module, jax.Array]] = {
     fn.Softmax: (fn.Softmax(), floats(4, 3)),
     fn.Softplus: (fn.Softplus(), floats(4, 3)),
     fn.Tanh: (fn.Tanh(), floats(4, 3)),
+    fn.TransformerDecoderLayer: (fn.TransformerDecoderLayer(6, 3, 5), floats(2, 4, 6)),
+    fn.TransformerEncoderLayer: (fn.TransformerEncoderLayer(6, 3, 5), floats(2, 4, 6)),
 }
 
 # Every exported loss, and a target for predictions of shape (4, 3).

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import ops
-from tests.ops import rules_activations, rules_images, rules_losses, rules_normalization
+from tests.ops import (
+    rules_activations,
+    rules_attention,
+    rules_images,
+    rules_losses,
+    rules_normalization,
+)
 from tests.ops.cases import Arguments, Case, Leading, normal, positive
 
 
@@ -104,6 +110,7 @@ RULES: dict[str, list[Case]] = {
     **rules_losses.RULES,
     **rules_images.RULES,
     **rules_normalization.RULES,
+    **rules_attention.RULES,
 }
 
 

@@ -23,6 +23,7 @@ from funcnet.ops.kernels.thresholds import BLOCK, NARROW, SUMMED_BY_A_PRODUCT
 from funcnet.testing import check_vjp
 from tests.ops.cases import Case, normal
 from tests.ops.rules import RULES, linear
+from tests.ops.rules_attention import attended, attention, dropping
 from tests.ops.rules_images import conv2d, convolved, max_pool2d, pooled
 
 OPS = Path(ops.__file__).parent
@@ -40,6 +41,13 @@ MORE: dict[str, list[Case]] = {
         Case("several blocks", conv2d(padding=1), convolved((1, 5), (3, 3), (120, 120))),
         Case("blocks of groups", conv2d(groups=2), convolved((2, 8), image=(99, 99), groups=2)),
         Case("many channels", conv2d(padding=1), convolved((3, 130), image=(9, 9))),
+    ],
+    "scaled_dot_product_attention": [
+        Case("blocks of queries", attention(is_causal=True), attended(300, 200)),
+        Case("lower right", attention(is_causal="lower_right"), attended(140, 300)),
+        Case("booleans", attention(), attended(200, 150, mask="booleans")),
+        Case("heads", attention(enable_gqa=True), attended(170, 160, heads=(4,), shared=2)),
+        Case("dropout", dropping, attended(160, 160, key=True)),
     ],
     "max_pool2d": [Case("tiles that stick out", max_pool2d(2, ceil_mode=True), pooled((5, 7)))],
 }
@@ -74,7 +82,7 @@ def pulled_back(function, args):
     return jax.tree.leaves(value), [c for c in cotangents if jnp.issubdtype(c.dtype, jnp.floating)]
 
 
-WITH_A_KERNEL = {"linear", "conv2d", "max_pool2d", "avg_pool2d"}
+WITH_A_KERNEL = {"linear", "conv2d", "max_pool2d", "avg_pool2d", "scaled_dot_product_attention"}
 CASES = [
     pytest.param(case, id=f"{name}-{case.name}")
     for table in (RULES, MORE)
@@ -84,7 +92,12 @@ CASES = [
 
 
 def test_all_rules_with_a_kernel_are_here():
-    assert {module for module, _ in rules_with_a_kernel()} == {"linear", "conv", "pooling"}
+    assert {module for module, _ in rules_with_a_kernel()} == {
+        "attention",
+        "linear",
+        "conv",
+        "pooling",
+    }
     names = {getattr(MODULES[module], name).__name__ for module, name in rules_with_a_kernel()}
     assert names == WITH_A_KERNEL
 
