@@ -1,4 +1,4 @@
-"""The cases of rules.py for attention."""
+"""The cases of rules.py for attention and rotary embedding."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,20 @@ def attended(queries=3, keys=4, heads=(), shared=1, mask=None, key=False) -> Arg
     return arguments
 
 
+def rotary(**options):
+    return lambda x, positions: ops.rotary_embedding(x, positions, **options)
+
+
+def placed(rng, dtype, leading):
+    """X (..., 3, 4) and positions (3,)."""
+    return normal(rng, dtype, (*leading, 3, 4)), jnp.asarray(rng.integers(0, 9, size=3))
+
+
 RULES: dict[str, list[Case]] = {
+    "rotary_embedding": [
+        Case("halves", rotary(), placed),
+        Case("interleaved", rotary(base=30.0, interleaved=True), placed, minor=True),
+    ],
     "scaled_dot_product_attention": [
         Case("no mask", attention(), attended()),
         Case("causal", attention(is_causal=True, scale=0.7), attended(queries=4), minor=True),
@@ -56,5 +69,5 @@ RULES: dict[str, list[Case]] = {
             minor=True,
         ),
         Case("dropout", dropping, attended(2, 3, key=True), minor=True),
-    ]
+    ],
 }
