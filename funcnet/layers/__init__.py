@@ -48,10 +48,14 @@ from funcnet.layers.losses import (
 from funcnet.layers.module import Function, Module, Output, Params, State
 from funcnet.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from funcnet.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
+from funcnet.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
@@ -65,10 +69,12 @@ __all__ = [
     "Embedding",
     "Flatten",
     "Function",
+    "GRUCell",
     "GroupNorm",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -83,6 +89,7 @@ __all__ = [
     "Parallel",
     "Params",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "Residual",
     "Sequential",

@@ -28,6 +28,7 @@ from funcnet.ops.losses import (
 )
 from funcnet.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from funcnet.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from funcnet.ops.recurrent import gru, lstm, rnn
 from funcnet.ops.rotary import rotary_embedding
 from funcnet.ops.softmax import log_softmax, softmax
 
@@ -44,6 +45,7 @@ __all__ = [
     "embedding",
     "gelu",
     "group_norm",
+    "gru",
     "huber_loss",
     "kl_div",
     "l1_loss",
@@ -51,11 +53,13 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lstm",
     "max_pool2d",
     "mse_loss",
     "nll_loss",
     "relu",
     "rms_norm",
+    "rnn",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "sigmoid",

@@ -14,6 +14,7 @@ from tests.ops import (
     rules_images,
     rules_losses,
     rules_normalization,
+    rules_recurrent,
 )
 from tests.ops.cases import Arguments, Case, Leading, normal, positive
 
@@ -111,6 +112,7 @@ RULES: dict[str, list[Case]] = {
     **rules_images.RULES,
     **rules_normalization.RULES,
     **rules_attention.RULES,
+    **rules_recurrent.RULES,
 }
 
 
