@@ -1,25 +1,55 @@
 """Data sets as pairs of arrays, or trees of them: converted once, checked before anything runs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet.errors import DataError, DtypeError, ShapeError
+from funcnet.errors import ConfigError, DataError, DtypeError, ShapeError
+
+
+class Weighted(NamedTuple):
+    """The targets of a set with sample weights, in the place of y."""
+
+    target: Any
+    weight: Array
+    """(examples,), in float32 at least."""
+
+
+def target_of(y: Any) -> Any:
+    """The targets, without what they count."""
+    return y.target if isinstance(y, Weighted) else y
+
+
+def with_weight(name: str, data: Any, sample_weight: Any) -> Any:
+    """The set with these sample weights; as it is where they are None.
+
+    Raises:
+        ConfigError: the set has weights of its own.
+    """
+    if sample_weight is None or not isinstance(data, tuple | list):
+        return data
+    if len(data) == 3:
+        raise ConfigError(
+            f"{name} is (x, y, sample_weight), and sample_weight is given as well; leave one out"
+        )
+    return (*data, sample_weight)
 
 
 def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     """A pair of arrays, or of pytrees of arrays, over the same examples, floating ones in `dtype`.
 
+    Of (x, y, sample_weight), the second of the pair is `Weighted`.
+
     Raises:
-        DataError: `data` is not a pair, or empty.
+        DataError: `data` is neither a pair nor a triple, or empty.
         ShapeError: an array has no axis of examples, or they differ in it.
         DtypeError: something that is no array of numbers.
     """
-    if not isinstance(data, tuple | list) or len(data) != 2:
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         what = f"{len(data)} entries" if isinstance(data, tuple | list) else type(data).__name__
         raise DataError(f"{name} is {what}, expected a pair of arrays: (x, y)")
     x = as_examples(f"{name}'s x", data[0], dtype)
@@ -31,7 +61,26 @@ def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         )
     if examples(x) == 0:
         raise DataError(f"{name} is empty: x has shape {_shapes(x)}; there is nothing to train on")
-    return x, y
+    if len(data) == 2 or data[2] is None:
+        return x, y
+    return x, Weighted(y, _as_weight(f"{name}'s sample_weight", data[2], examples(x), dtype))
+
+
+def _as_weight(name: str, weight: Any, count: int, dtype: Any) -> Array:
+    """(examples,), in float32 at least."""
+    if isinstance(weight, Mapping | str):
+        raise DtypeError(
+            f"{name} is {weight!r}, expected an array, a number for each example; classes are "
+            f"weighted by the loss: fn.CrossEntropyLoss(weight={weight!r})"
+        )
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    array = as_array(name, weight, dtype)
+    if array.shape != (count,):
+        mend = "; take its column, sample_weight[:, 0]" if array.shape == (count, 1) else ""
+        raise ShapeError(
+            f"{name} has shape {array.shape}, expected ({count},), a number for each example{mend}"
+        )
+    return array.astype(dtype)
 
 
 def as_examples(name: str, tree: Any, dtype: Any) -> Any:
@@ -139,12 +188,23 @@ def checked(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     Raises:
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
-    pair = as_arrays(name, data, dtype)
-    for part, tree in zip("xy", pair, strict=True):
+    x, y = as_arrays(name, data, dtype)
+    for part, tree in (("x", x), ("y", target_of(y))):
         for path, array in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(array.dtype, jnp.floating):
                 _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array)
-    return pair
+    if isinstance(y, Weighted):
+        _require_weights(f"{name}'s sample_weight", y.weight)
+    return x, y
+
+
+def _require_weights(name, weight):
+    _require_finite(name, weight)
+    if (weight < 0).any():
+        where = int(jnp.argmax(weight < 0))
+        raise DataError(f"{name} is {weight[where]} at {[where]}, expected numbers >= 0")
+    if not (weight > 0).any():
+        raise DataError(f"{name} is 0 everywhere, so that no example counts; give some a weight")
 
 
 def _require_finite(name, array):

@@ -20,6 +20,7 @@ from funcnet.layers.tracing import backward
 from funcnet.training.state import Data, TrainState, hyperparameters
 from funcnet.training.step import batches, watched_update
 from funcnet.training.trainer import Trainer
+from funcnet.training.weights import weighted_divisor, weighted_loss
 
 SMALLER_STEPS = "lower the step size or clip the gradients (optax.clip_by_global_norm)"
 SOME_WEIGHT = "take larger batches, or a small weight instead of 0"
@@ -111,7 +112,8 @@ def _norm(tree: Any) -> Array:
 
 def _origin(trainer, run, x, y, key) -> str:
     """What is first not finite in a step."""
-    seen = backward(trainer.model, run.params, run.state, trainer.loss, x, y, key=key)
+    loss = partial(weighted_loss, trainer.loss)
+    seen = backward(trainer.model, run.params, run.state, loss, x, y, key=key)
     for layer in seen.layers:
         if not _is_finite(layer.output):
             return f"the output of {layer.layer!r} (layer {layer.path})"
@@ -127,7 +129,7 @@ def _origin(trainer, run, x, y, key) -> str:
 
 def _divides_by_0(loss, y) -> bool:
     """Whether no label of a batch counts, or the weights of those that do are all 0."""
-    return isinstance(loss, Loss) and float(loss.divisor(y)) == 0
+    return isinstance(loss, Loss) and float(weighted_divisor(loss, y)) == 0
 
 
 def _learning_rate(opt_state: Any) -> float | None:

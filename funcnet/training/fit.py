@@ -53,12 +53,14 @@ from funcnet.training.state import (
     Progress,
     TrainState,
     Watching,
+    WeightedData,
     has_stopped,
     outline,
     start,
 )
 from funcnet.training.step import loss_and_state
 from funcnet.training.trainer import Trainer, begun, epoch_entries, require_epochs, train_donating
+from funcnet.training.weights import for_labels
 
 # fit returns to Python about this often, in seconds, to move the progress bar.
 PROGRESS_INTERVAL = 0.2
@@ -88,12 +90,13 @@ def fit(
     model: Module,
     loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
-    data: Data,
+    data: Data | WeightedData,
     *,
     epochs: int,
     key: Array,
     batch_size: int = 100,
-    validation: Data | None = None,
+    sample_weight: Any = None,
+    validation: Data | WeightedData | None = None,
     patience: int | None = None,
     watch: str | None = None,
     watch_mode: Literal["min", "max"] | None = None,
@@ -123,7 +126,11 @@ def fit(
         epochs: how many, at least 0.
         key: typed scalar key. The same key gives the same bits.
         batch_size: examples a step; a last, smaller batch is trained on.
-        validation: (x, y) whose loss and metrics are recorded after each epoch.
+        sample_weight: what each example counts in the loss, (examples,), numbers >= 0: one of
+            weight k as k equal examples. Needs a `Loss`; metrics and `accuracy` are not weighted.
+            It may stand in `data` instead: (x, y, sample_weight).
+        validation: (x, y), or (x, y, sample_weight), whose loss and metrics are recorded after
+            each epoch.
         patience: stop after this many epochs in a row without a better value of what is watched,
             and return the state after the best one. None never stops.
         watch: what is watched on the validation data: "loss", which None stands for, or the name
@@ -160,11 +167,12 @@ def fit(
             `.result` holds what was learned until then.
     """
     trainer = Trainer(model, loss, optimizer, batch_size, metrics)
+    data = arrays.with_weight("data", data, sample_weight)
     _require_start(dtype, key=key, data=data, validation=validation, params=params, state=state)
     require_choice("on_divergence", on_divergence, ("raise", "keep"))
     saving = _checked_saving(checkpoint_dir, checkpoint_every, resume)
     epochs = require_epochs(epochs)
-    data, validation = _checked_sets(trainer, data, validation, dtype)
+    trainer, data, validation = _checked_sets(trainer, data, validation, dtype)
     watching = _watching(trainer, validation, patience, watch, watch_mode)
     called = require_callbacks(callbacks)
     given = None if params is None and state is None else (params, state)
@@ -379,10 +387,14 @@ def _checked_saving(folder, every, resume):
     return folder, every, resume
 
 
-def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
-    """The sets as arrays, of which all shapes and values fit the model, the loss and metrics."""
+def _checked_sets(trainer, data, validation, dtype) -> tuple[Trainer, Data, Data | None]:
+    """The sets as arrays, of which all shapes and values fit the model, the loss and metrics.
+
+    And the trainer, its loss with the class weights that the training labels ask for.
+    """
     data = arrays.checked("data", data, dtype)
     validation = None if validation is None else arrays.checked("validation", validation, dtype)
+    trainer = for_labels(trainer, data[1])
     _require_fitting(trainer, data, dtype)
     _require_counted(trainer, data[1])
     if validation is not None:
@@ -391,7 +403,7 @@ def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
         except FuncnetError as error:
             error.subject = "validation"
             raise
-    return data, validation
+    return trainer, data, validation
 
 
 def _require_fitting(trainer, data, dtype):
@@ -403,6 +415,7 @@ def _require_fitting(trainer, data, dtype):
 
 
 def _require_counted(trainer, y):
+    y = arrays.target_of(y)
     counted = trainer.loss.counted(y) if isinstance(trainer.loss, Loss) else None
     if counted is not None and not counted.any():
         raise DataError(

@@ -11,7 +11,14 @@ from funcnet.data import arrays
 from funcnet.layers import Loss, Params, State
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
-from funcnet.training.state import Data, Progress, TrainState, Watching, dtype_of
+from funcnet.training.state import (
+    Data,
+    Progress,
+    TrainState,
+    Watching,
+    WeightedData,
+    dtype_of,
+)
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 
@@ -52,11 +59,13 @@ class FitResult:
         """The model's output for x (examples, ...), in batches: for a classifier the logits."""
         return self.trainer.predict(self.params, self.state, x)
 
-    def evaluate(self, data: Data) -> dict[str, float]:
+    def evaluate(self, data: Data | WeightedData, sample_weight: Any = None) -> dict[str, float]:
         """The loss over a set, and each metric of it, in the compiled program.
 
         Args:
-            data: (x, y), as for `fit`.
+            data: (x, y), as for `fit`; or (x, y, sample_weight).
+            sample_weight: what each example counts in the loss, (examples,); metrics are not
+                weighted.
 
         Returns:
             "loss" and each metric's name.
@@ -64,6 +73,7 @@ class FitResult:
         Raises:
             ShapeError, DtypeError, DataError: the data do not fit, as in `fit`.
         """
+        data = arrays.with_weight("data", data, sample_weight)
         data = arrays.checked("data", data, dtype_of(self.params))
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
         found = evaluated(self.trainer, self.params, self.state, data)
@@ -82,7 +92,7 @@ def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
         data: the set.
         prediction: what the model makes of a batch; only the shape counts.
     """
-    x, y = data
+    x, y = data[0], arrays.target_of(data[1])
     trainer.model.check_input(x)
     if isinstance(trainer.loss, Loss):
         shape = getattr(prediction, "shape", ())
@@ -123,7 +133,7 @@ def accuracy(trainer: Trainer, run: TrainState, x: Any, y: Any) -> float | None:
     """
     if not isinstance(trainer.loss, Loss) or trainer.loss.classification is None:
         return None
-    y = np.asarray(y)
+    y = np.asarray(arrays.target_of(y))
     if trainer.loss.classification == "answers":
         if not ((y == 0) | (y == 1)).all():
             return None

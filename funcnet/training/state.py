@@ -13,6 +13,9 @@ from funcnet.layers import Params, State
 Data = tuple[Any, Any]
 """(x, y): each a pytree of arrays whose first axis counts the examples."""
 
+WeightedData = tuple[Any, Any, Any]
+"""(x, y, sample_weight): with what each example counts, (examples,)."""
+
 
 class TrainState(NamedTuple):
     """All that changes during training: one pytree.

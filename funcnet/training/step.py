@@ -12,6 +12,7 @@ from funcnet.data import arrays, shuffle
 from funcnet.errors import DtypeError, ParamsError, ShapeError
 from funcnet.layers.module import as_pair
 from funcnet.training.state import TrainState, loss_dtype, outline
+from funcnet.training.weights import weighted_loss
 
 # No epoch's number: what a single step draws is not what an epoch draws.
 SINGLE_STEPS = 2**31
@@ -106,7 +107,7 @@ def batch_loss(trainer: Any, prediction: Any, y: Any) -> Array:
     Raises:
         DtypeError, ShapeError: the loss is not one floating number.
     """
-    loss = trainer.loss(prediction, y)
+    loss = weighted_loss(trainer.loss, prediction, y)
     if not isinstance(loss, Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
         what = outline(loss) if isinstance(loss, Array) else type(loss).__name__
         raise DtypeError(f"the loss of a batch is {what}, expected one floating number, an array")

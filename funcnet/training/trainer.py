@@ -39,6 +39,7 @@ from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
 from funcnet.training.state import (
     Data,
     TrainState,
+    WeightedData,
     chosen,
     dtype_of,
     has_stopped,
@@ -111,7 +112,9 @@ class Trainer:
         require_key(key)
         return _init(self, key, np.dtype(require_floating_dtype(dtype)))
 
-    def run(self, run: TrainState, data: Data, epochs: int) -> tuple[TrainState, dict[str, Array]]:
+    def run(
+        self, run: TrainState, data: Data | WeightedData, epochs: int
+    ) -> tuple[TrainState, dict[str, Array]]:
         """Train for some epochs. A pure function: `run` stays usable, nothing is raised midway.
 
         Each epoch visits every example once, in a fresh order; a last, smaller batch is trained
@@ -121,7 +124,8 @@ class Trainer:
         Args:
             run: as `init` made it or an earlier call returned it.
             data: (x, y), each a pytree of arrays whose first axis counts the examples. Floating
-                arrays are cast to the dtype of the parameters.
+                arrays are cast to the dtype of the parameters. Or (x, y, sample_weight) with what
+                each example counts, (examples,), see `fit`.
             epochs: how many, a static integer >= 0.
 
         Returns:
@@ -143,7 +147,7 @@ class Trainer:
             history = {name: entry[:0] for name, entry in history.items()}
         return progress.run, history | {"diverged_at": progress.diverged_at}
 
-    def step(self, run: TrainState, batch: Data) -> tuple[TrainState, Array]:
+    def step(self, run: TrainState, batch: Data | WeightedData) -> tuple[TrainState, Array]:
         """One update on one batch, for a loop of one's own. A pure function, compiled inside.
 
         Layers that draw get a key told by `run.key` and `run.step`. Nothing is checked but shapes
@@ -151,7 +155,7 @@ class Trainer:
 
         Args:
             run: as `init` made it or an earlier call returned it.
-            batch: (x, y) of the batch, as for `run`.
+            batch: (x, y) or (x, y, sample_weight) of the batch, as for `run`.
 
         Returns:
             The state after it, with one step more, and the loss before it, () in at least float32.
@@ -163,17 +167,25 @@ class Trainer:
         _require_opt_state(self, run)
         return _step(self, run, *arrays.as_arrays("batch", batch, dtype_of(run.params)))
 
-    def evaluate(self, params: Params, state: State, data: Data) -> Array:
+    def evaluate(
+        self,
+        params: Params,
+        state: State,
+        data: Data | WeightedData,
+        sample_weight: Any = None,
+    ) -> Array:
         """The loss over a set, in the order given, not training.
 
         Args:
             params: the model's parameters.
             state: the model's state.
-            data: (x, y), as for `run`.
+            data: (x, y) or (x, y, sample_weight), as for `run`.
+            sample_weight: the same weights, beside (x, y).
 
         Returns:
             () in at least float32; the same for any batch size, but for rounding.
         """
+        data = arrays.with_weight("data", data, sample_weight)
         data = arrays.as_arrays("data", data, dtype_of(params))
         return evaluated(dataclasses.replace(self, metrics=None), params, state, data)["loss"]
 
@@ -304,8 +316,9 @@ def _epoch(trainer, run, x, y):
         number, indices = batch
         x_batch, y_batch = arrays.take((x, y), indices)
         run, loss, prediction = update(trainer, run, x_batch, y_batch, batch_key(key, number))
-        carries = metrics.added(trainer.metrics, carries, y_batch, prediction)
-        return (run, carries), (loss, metrics.values(trainer.metrics, y_batch, prediction, dtype))
+        target = arrays.target_of(y_batch)
+        carries = metrics.added(trainer.metrics, carries, target, prediction)
+        return (run, carries), (loss, metrics.values(trainer.metrics, target, prediction, dtype))
 
     carry = run, metrics.begin(trainer.metrics)
     batches = (jnp.arange(full), order[: full * size].reshape(full, size))
