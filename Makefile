@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Optional parts to install, comma separated. CI adds torch, which is several GB on most machines.
-EXTRAS ?= plots,checkpoint,tensorboard
+EXTRAS ?= plots,checkpoint,tensorboard,export
 RUN := $(VENV)/bin/python
 comma := ,
 READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
@@ -10,10 +10,13 @@ READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run mnist examples bench measure-bench test test-slow test-all check lint types clean
+.PHONY: help wheel run mnist examples bench measure-bench test test-slow test-all check lint types clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+wheel: $(READY)  ## Build the wheel, in dist
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 run: $(READY)  ## Reproduce the paper's disk experiment: tables and figures in runs/disk
 	$(RUN) -m experiments disk

@@ -12,6 +12,7 @@ import tyro
 
 import funcnet as fn
 from experiments.datasets import cache_folder
+from funcnet.cli import quiet_pipe
 from funcnet.errors import FuncnetError
 
 NAMES = {
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+@quiet_pipe()
 def run(experiment: Any, config: Any) -> None:
     """Run the experiment's main with the options."""
     with contextlib.ExitStack() as stack:
@@ -83,4 +85,4 @@ def run(experiment: Any, config: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quiet_pipe()(main)(sys.argv[1:]))

@@ -1,10 +1,15 @@
 """funcnet: neural networks as pure functions, with every backward pass derived by hand."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from funcnet import errors, metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
 from funcnet.io import checkpoint, interop
+from funcnet.io.export import export
 from funcnet.io.safetensors import load, load_params, save, save_params
 from funcnet.layers import (
     ELU,
@@ -46,6 +51,7 @@ from funcnet.layers import (
     Tanh,
 )
 from funcnet.layers.tracing import backward
+from funcnet.testing import without_rules
 from funcnet.training import callbacks
 from funcnet.training.fit import fit
 from funcnet.training.history import History
@@ -53,6 +59,9 @@ from funcnet.training.result import FitResult
 from funcnet.training.seeds import map_seeds
 from funcnet.training.state import TrainState
 from funcnet.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from funcnet import sklearn as sklearn
 
 __all__ = [
     "ELU",
@@ -103,6 +112,7 @@ __all__ = [
     "checkpoint",
     "debugging",
     "errors",
+    "export",
     "fit",
     "interop",
     "load",
@@ -114,6 +124,14 @@ __all__ = [
     "save_params",
     "summary",
     "testing",
+    "without_rules",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`fn.sklearn`, which imports scikit-learn, when it is asked for."""
+    if name == "sklearn":
+        return import_module("funcnet.sklearn")
+    raise AttributeError(f"module 'funcnet' has no attribute {name!r}")

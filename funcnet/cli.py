@@ -1,15 +1,20 @@
 """The `funcnet` command. `funcnet check` verifies a hand-written backward pass.
 
+`funcnet --version` prints the version. A pipe that is closed, as by `head`, ends it quietly.
+
 The exit code is 0 if every check passes, 1 if one fails, and 2 if there was nothing to check: no
 such file, function or rule, or arguments that do not fit.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -23,7 +28,10 @@ from funcnet.testing import Report, RuleError, check_vjp
 
 FAILED, UNUSABLE = 1, 2
 CHECK_ARGS = "check_args"
-USAGE = "usage: funcnet check TARGET [options]\n\nfuncnet check --help lists the options."
+USAGE = """usage: funcnet check TARGET [options]
+       funcnet --version
+
+funcnet check --help lists the options."""
 
 Dtype = Literal["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 
@@ -60,6 +68,24 @@ class Check:
     """Print the report as JSON."""
 
 
+@contextlib.contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """Leave at once, without a traceback, when who reads what is printed has gone, as `head` does.
+
+    The exit code is then the one that a shell gives a command stopped by SIGPIPE, 141.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + getattr(signal, "SIGPIPE", 13))
+
+
+@quiet_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out a command line and leave with its exit code.
 
@@ -70,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with the exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["-V"], ["--version"]):
+        print(f"funcnet {importlib.import_module('funcnet').__version__}")
+        sys.exit(0)
     if given[:1] != ["check"]:
         asked = given[:1] in (["-h"], ["--help"])
         print(USAGE, file=sys.stdout if asked else sys.stderr)

@@ -21,7 +21,7 @@ class FuncnetError(Exception):
     layer: str = ""
     subject: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         message = super().__str__()
         if self.layer_path:
             unnamed = self.layer and self.layer not in message

@@ -63,7 +63,11 @@ def rerun_command(test: str) -> str:
 
 
 # For each marker, what its tests import and the extra that installs that.
-EXTRAS = {"torch": ("torch",), "bench": ("flax", "equinox")}
+EXTRAS = {
+    "torch": ("torch",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "bench": ("flax", "equinox"),
+}
 
 
 def pytest_collection_modifyitems(items):

@@ -1,10 +1,14 @@
 """`funcnet check`: its exit codes, its sentences, its JSON."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from funcnet.cli import main
+import funcnet as fn
+from funcnet.cli import main, quiet_pipe
 
 SOURCE = """
 import jax
@@ -99,6 +103,35 @@ def test_usage_errors_are_sentences(capsys, source, target, options, sentence):
     assert out == ""
     assert sentence in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(capsys, option):
+    assert run(capsys, option) == (0, f"funcnet {fn.__version__}\n", "")
+
+
+COMMANDS = {
+    "check": ["funcnet", "check", "funcnet.ops:relu", "--shape", "3", "--fast"],
+    "usage": ["funcnet", "--help"],
+    "experiments": ["experiments", "--help"],
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of a closed pipe only POSIX tells")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_closed_pipe_ends_quietly(name):
+    command = [sys.executable, "-m", *COMMANDS[name]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=120) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_what_is_raised_inside_passes_a_pipe_that_is_open():
+    with pytest.raises(KeyError), quiet_pipe():
+        raise KeyError("x")
 
 
 def test_without_a_command(capsys):

@@ -1,6 +1,8 @@
 """The documentation's Python runs, its commands are CI's, and its links lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,21 @@ def slow_but_readme(page):
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec("\n".join(blocks(page, "python")), {"__name__": page.stem})
+
+
+NO_FUNCNET = "import sys\nsys.modules['funcnet'] = None  # an import raises\n"
+
+
+@pytest.mark.slow
+def test_the_served_model_needs_no_funcnet(tmp_path, monkeypatch):
+    """The page's server and its client, in a process in which funcnet can't be imported."""
+    monkeypatch.chdir(tmp_path)
+    make, *others = blocks(ROOT / "docs" / "export.md", "python")
+    exec(make, {"__name__": "export"})
+    serving = [block for block in others if block.startswith(("# serve.py", "# ask.py"))]
+    assert len(serving) == 2
+    command = [sys.executable, "-c", NO_FUNCNET + "\n".join(serving)]
+    subprocess.run(command, check=True, timeout=120)
 
 
 def test_a_layer_with_its_rule_takes_twenty_lines():

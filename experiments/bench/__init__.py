@@ -10,6 +10,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,6 @@ from experiments.bench.workloads import (
     WIDE,
     every_workload,
 )
-from funcnet._internal.checks import require_positive_int
 from funcnet.errors import ConfigError
 from funcnet.io.files import write_atomically
 
@@ -59,7 +59,8 @@ class Config:
     """Folder for what is written; created if missing."""
 
     def __post_init__(self):
-        require_positive_int("--rounds", self.rounds)
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds is {self.rounds}, expected at least 1")
         known = parts(self)
         for name in self.workloads:
             if name not in known:
@@ -85,8 +86,11 @@ def main(config: Config) -> None:
         "command": command(config),
         "config": dataclasses.asdict(config),
         "versions": versions(),
+        "load": load(),
         "workloads": {},
     }
+    for reason in report.disturbances(bench):
+        print(f"{reason}: these timings will not be trustworthy", file=sys.stderr)
     # PyTorch multiplies float32 as float32; on a GPU, JAX would round the factors first.
     precision = jax.default_matmul_precision("highest") if config.gpu else contextlib.nullcontext()
     with precision:
@@ -98,6 +102,11 @@ def main(config: Config) -> None:
     write_page(figures, bench, out)
     print((out / "benchmark.md").read_text())
     print(f"written to {out}: {FILE_NAME}, benchmark.md, benchmark.png")
+
+
+def load() -> float | None:
+    """How many processes wanted to run in the last minute; None where the system can't tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def parts(config: Config) -> list[str]:

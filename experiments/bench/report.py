@@ -41,6 +41,39 @@ def ratio(numerator: Samples, denominator: Samples) -> Spread:
     return spread([n / d for n, d in zip(numerator, denominator, strict=True)])
 
 
+BUSY_LOAD = 0.5
+"""Processes that wanted to run before the benchmark did, for each core: more disturb it."""
+WIDE_SPREAD = 0.2
+"""From quartile to quartile, as a share of the median: the same work differs by less when alone."""
+
+
+def disturbances(bench: Bench) -> list[str]:
+    """Return why the timings are not to be trusted, a sentence each; nothing on a quiet machine.
+
+    What a --tiny run times is too short to tell.
+    """
+    if bench["config"].get("tiny"):
+        return []
+    found = []
+    load, cores = bench.get("load"), bench["versions"]["cores"]
+    if load is not None and load > BUSY_LOAD * cores:
+        found.append(f"the load was {load:.1f} on {cores} cores before anything was measured")
+    for workload in bench["workloads"].values():
+        same = {"a large product": workload["product"]} | {
+            entrant["title"]: entrant["seconds"]
+            for entrant in workload["entrants"].values()
+            if entrant["peer"].startswith("funcnet")
+        }
+        for title, seconds in same.items():
+            median, low, high = spread(seconds)
+            if (share := (high - low) / median) > WIDE_SPREAD:
+                found.append(
+                    f"{workload['title']}: between rounds, {title} differs by {100 * share:.0f} % "
+                    f"(its quartiles)"
+                )
+    return found
+
+
 def best(workload: Mapping[str, Any], peer: str) -> Samples | None:
     """Return the seconds of a peer's form with the smallest median; None if it was left out."""
     forms = [e["seconds"] for e in workload["entrants"].values() if e["peer"] == peer]
@@ -157,6 +190,12 @@ def _opening(bench: Bench) -> str:
         if one_core := bench.get("one_core"):
             rates += f", {1e-9 / statistics.median(one_core):.0f} on one"
         limit = f"\n\nThe limit, a product of two 2,048 x 2,048 matrices: {rates}."
+    busy = "".join(f"- {reason}\n" for reason in disturbances(bench))
+    if busy:
+        busy = (
+            "\n**These timings are not to be trusted**: the machine was busy with something else. "
+            f"Stop it and measure again.\n\n{busy}"
+        )
     where = versions["device"] if bench["config"].get("gpu") else versions["cpu"]
     return f"""# Benchmark
 
@@ -166,7 +205,7 @@ Every workload is timed in rounds, each candidate once a round, {bench["config"]
 Ratios are taken within a round; given are their median and, in parentheses, their quartiles. Before
 it is timed, every candidate has trained from funcnet's start, in funcnet's order of the examples,
 and arrived at the same losses and the same parameters.{limit}
-"""
+{busy}"""
 
 
 def _targets(bench: Bench) -> str:

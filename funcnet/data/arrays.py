@@ -97,7 +97,7 @@ def as_examples(name: str, tree: Any, dtype: Any) -> Any:
     named = [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
     arrays = [as_array(name, leaf, dtype) for name, leaf in named]
     for (other, _), array in zip(named, arrays, strict=True):
-        if len(array) != len(arrays[0]):
+        if array.shape[0] != arrays[0].shape[0]:  # `len` has no word for an open size
             raise ShapeError(
                 f"{named[0][0]} has {len(arrays[0])} examples and {other} has {len(array)}, "
                 f"expected as many; the first axis counts the examples"
@@ -116,7 +116,7 @@ def _is_node(value: Any) -> bool:
 
 def examples(tree: Any) -> int:
     """How many examples there are: the first axis of every array."""
-    return len(jax.tree.leaves(tree)[0])
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def take(tree: Any, indices: Array) -> Any:

@@ -32,7 +32,7 @@ class Debugging:
         if count is not None:
             count[str(about.get("fun_name")).removeprefix("jit(").removesuffix(")")] += 1
 
-    def __str__(self):
+    def __str__(self) -> str:
         rows = [f"{'traced':>6}  {'compiled':>8}  function"]
         for name, _ in (self.traced + self.compiled).most_common():
             rows.append(f"{self.traced[name]:6}  {self.compiled[name]:8}  {name}")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._internal import notebook
 from funcnet.errors import ShapeError
 from funcnet.layers.module import Module, require_module
 from funcnet.layers.tracing import walk
@@ -34,7 +35,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
-    """What `summary` found; printing it gives the table.
+    """What `summary` found; printing it gives the table, and a notebook shows it.
 
     Attributes:
         rows: one for each call of a layer that is not a container, and one for each container
@@ -45,7 +46,7 @@ class Summary:
     rows: tuple[Row, ...]
     parameters: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         cells = [("", "layer", "output shape", "parameters")]
         cells += [(r.path, r.layer, str(r.output_shape), f"{r.parameters:,}") for r in self.rows]
         cells += [("", "total", "", f"{self.parameters:,}")]
@@ -57,8 +58,16 @@ class Summary:
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Summary({len(self.rows)} layers, {self.parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (f"{r.path} {r.layer}".strip(), str(r.output_shape), f"{r.parameters:,}")
+            for r in self.rows
+        ]
+        title = f"{self.parameters:,} parameters"
+        return notebook.table(title, ("layer", "output shape", "parameters"), rows)
 
 
 def summary(
@@ -71,7 +80,8 @@ def summary(
 ) -> Summary:
     """Print a table of each layer's output shape and number of parameters, and return it.
 
-    Nothing is computed: shapes are traced.
+    Nothing is computed: shapes are traced. In a notebook nothing is printed, since what a cell's
+    last line returns is shown; elsewhere in a cell, print it.
 
     Args:
         model: a `Module`.
@@ -103,7 +113,8 @@ def summary(
     given = (_arrays(input_shape, dtype), *(_arrays(shape, dtype) for shape in inputs))
     jax.eval_shape(functools.partial(walk, model, visit, options=options), params, state, given)
     table = Summary(tuple(rows), sum(row.parameters for row in rows))
-    print(table)
+    if not notebook.is_shown():
+        print(table)
     return table
 
 

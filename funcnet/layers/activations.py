@@ -65,7 +65,7 @@ class LeakyReLU(Activation):
 
     negative_slope: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         slope = require_number("LeakyReLU's negative_slope", self.negative_slope)
         set_fields(self, negative_slope=slope)
 
@@ -87,7 +87,7 @@ class ELU(Activation):
 
     alpha: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(self, alpha=require_number("ELU's alpha", self.alpha))
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -110,7 +110,7 @@ class Softplus(Activation):
     beta: float = 1.0
     threshold: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         beta = require_beta("Softplus's beta", self.beta)
         threshold = require_number("Softplus's threshold", self.threshold)
         set_fields(self, beta=beta, threshold=threshold)
@@ -160,7 +160,7 @@ class GELU(Activation):
 
     approximate: Approximation = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_approximation("GELU", self.approximate)
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -184,7 +184,7 @@ class Softmax(Activation):
 
     dim: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(self, dim=require_int("Softmax's dim", self.dim))
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -205,7 +205,7 @@ class LogSoftmax(Activation):
 
     dim: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(self, dim=require_int("LogSoftmax's dim", self.dim))
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

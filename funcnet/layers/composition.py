@@ -44,7 +44,7 @@ class Container(Module):
     key. Child i, counted by its place, draws from fold_in(key, i), in `init` and in `apply`.
     """
 
-    def __init_subclass__(cls, **options: Any):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         children = cls.__dict__.get("children")
         if isinstance(children, property | functools.cached_property):
@@ -248,7 +248,16 @@ class ApplyChild(Protocol):
         ...
 
 
-def apply_child(name, child, params, state, inputs, options, key, train) -> tuple[Any, State]:
+def apply_child(
+    name: int | str,
+    child: Module,
+    params: Params,
+    state: State,
+    inputs: tuple[Any, ...],
+    options: dict[str, Any],
+    key: Array | None,
+    train: bool,
+) -> tuple[Any, State]:
     """Apply a child, and nothing else."""
     output = child.apply(params, state, *inputs, key=key, train=train, **options)
     return as_pair(child, "apply", output)

@@ -72,7 +72,7 @@ class Sequential(_HandsOn):
         made = _as_layers("Sequential", named or dict(enumerate(layers)))
         set_fields(self, layers=made, names=tuple(named))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self.names:
             return f"Sequential({', '.join(map(repr, self.layers))})"
         pairs = zip(self.names, self.layers, strict=True)
@@ -137,7 +137,7 @@ class Residual(_HandsOn):
             shortcut = as_layer("Residual's shortcut", shortcut)
         set_fields(self, layers=made, shortcut=shortcut)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shortcut = [] if self.shortcut is None else [f"shortcut={self.shortcut!r}"]
         return f"Residual({', '.join([*map(repr, self.layers), *shortcut])})"
 
@@ -194,7 +194,7 @@ class Parallel(_HandsOn):
             raise ConfigError(f"Parallel's combine is {combine!r}, expected 'sum' or 'concatenate'")
         set_fields(self, branches=made, combine=combine)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Parallel({', '.join(map(repr, self.branches))}, combine={self.combine!r})"
 
     @property

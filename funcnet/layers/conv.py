@@ -54,7 +54,7 @@ class Conv2d(Module):
     groups: int = 1
     bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "groups"):
             size = require_positive_int(f"Conv2d's {name}", getattr(self, name))
             set_fields(self, **{name: size})

@@ -34,7 +34,7 @@ class Dropout(Module):
 
     p: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(self, p=require_number("Dropout's p", self.p, 0, 1))
 
     def apply(

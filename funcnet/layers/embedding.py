@@ -46,7 +46,7 @@ class Embedding(Module):
     embedding_dim: int
     padding_idx: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         num_embeddings = require_positive_int("Embedding's num_embeddings", self.num_embeddings)
         set_fields(
             self,

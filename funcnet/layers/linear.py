@@ -41,7 +41,7 @@ class Linear(Module):
     out_features: int
     bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(
             self,
             in_features=require_positive_int("Linear's in_features", self.in_features),

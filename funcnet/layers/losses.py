@@ -107,7 +107,7 @@ class MSELoss(Loss):
 
     reduction: Reduction = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("MSELoss", self.reduction)
 
     def __call__(self, prediction: Array, target: Array) -> Array:
@@ -141,7 +141,7 @@ class CrossEntropyLoss(Loss):
     reduction: Reduction = "mean"
     label_smoothing: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("CrossEntropyLoss", self.reduction)
         require_label_smoothing("CrossEntropyLoss", self.label_smoothing)
         ignored = require_int("CrossEntropyLoss's ignore_index", self.ignore_index)
@@ -204,7 +204,7 @@ class NLLLoss(Loss):
     ignore_index: int = -100
     reduction: Reduction = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("NLLLoss", self.reduction)
         ignored = require_int("NLLLoss's ignore_index", self.ignore_index)
         set_fields(self, ignore_index=ignored)
@@ -261,7 +261,7 @@ class BCEWithLogitsLoss(Loss):
     reduction: Reduction = "mean"
     pos_weight: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("BCEWithLogitsLoss", self.reduction)
         for name in ("weight", "pos_weight"):
             if (given := getattr(self, name)) is not None:
@@ -310,7 +310,7 @@ class L1Loss(Loss):
 
     reduction: Reduction = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("L1Loss", self.reduction)
 
     def __call__(self, prediction: Array, target: Array) -> Array:
@@ -334,7 +334,7 @@ class SmoothL1Loss(Loss):
     reduction: Reduction = "mean"
     beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("SmoothL1Loss", self.reduction)
         set_fields(self, beta=require_number("SmoothL1Loss's beta", self.beta, least=0))
 
@@ -359,7 +359,7 @@ class HuberLoss(Loss):
     reduction: Reduction = "mean"
     delta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("HuberLoss", self.reduction)
         set_fields(self, delta=require_delta("HuberLoss's delta", self.delta))
 
@@ -385,7 +385,7 @@ class KLDivLoss(Loss):
     reduction: KLReduction = "mean"
     log_target: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_reduction("KLDivLoss", self.reduction, (*REDUCTIONS, "batchmean"))
         require_bool("KLDivLoss's log_target", self.log_target)
 

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -144,12 +146,20 @@ class Function(Module):
 
     function: Callable[[Any], Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.function):
             raise ConfigError(f"Function got {self.function!r}, expected a function")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Function({_name_of(self.function)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle stores a jitted function, as jnp.tanh is, by what is inside; its name is enough.
+        name = getattr(self.function, "__module__", ""), getattr(self.function, "__qualname__", "")
+        with contextlib.suppress(AttributeError, ImportError, ValueError):
+            if _named(*name).function is self.function:
+                return _named, name
+        return Function, (self.function,)
 
     def apply(
         self,
@@ -164,6 +174,11 @@ class Function(Module):
         require_params(self, params, {})
         require_stateless(self, state)
         return Output(self.function(x), state)
+
+
+def _named(module: str, name: str) -> Function:
+    """The layer of a function that stands in a module under a name."""
+    return Function(operator.attrgetter(name)(importlib.import_module(module)))
 
 
 def _name_of(function: Any) -> str:

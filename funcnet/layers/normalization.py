@@ -44,7 +44,7 @@ class _BatchNorm(Module):
     # For each number of axes that an input may have, what the leading ones are.
     _inputs: ClassVar[Mapping[int, str]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = type(self).__name__
         set_fields(
             self,
@@ -200,7 +200,7 @@ class LayerNorm(Module):
     elementwise_affine: bool = True
     bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = require_shape("LayerNorm's normalized_shape", self.normalized_shape)
         eps = require_number("LayerNorm's eps", self.eps, 0)
         set_fields(self, normalized_shape=shape, eps=eps)
@@ -249,7 +249,7 @@ class RMSNorm(Module):
     eps: float | None = None
     elementwise_affine: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = require_shape("RMSNorm's normalized_shape", self.normalized_shape)
         set_fields(self, normalized_shape=shape)
         if self.eps is not None:
@@ -302,7 +302,7 @@ class GroupNorm(Module):
     affine: bool = True
     bias: bool = dataclasses.field(default=True, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(
             self,
             num_groups=require_positive_int("GroupNorm's num_groups", self.num_groups),

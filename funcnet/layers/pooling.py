@@ -46,7 +46,7 @@ class MaxPool2d(Module):
     # By name only: PyTorch's layer has another option in this place, its function has not.
     ceil_mode: bool = dataclasses.field(default=False, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         names = ("kernel_size", "stride", "padding", "dilation")
         for name, pair in zip(names, require_pooling("MaxPool2d's", *options), strict=True):
@@ -94,7 +94,7 @@ class AvgPool2d(Module):
     count_include_pad: bool = True
     divisor_override: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         options = (self.kernel_size, self.stride, self.padding, 1, self.ceil_mode)
         names = ("kernel_size", "stride", "padding")
         for name, pair in zip(names, require_pooling("AvgPool2d's", *options)[:3], strict=True):
@@ -139,7 +139,7 @@ class AdaptiveAvgPool2d(Module):
 
     output_size: int | tuple[int | None, int | None]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = require_output_size("AdaptiveAvgPool2d's output_size", self.output_size)
         set_fields(self, output_size=size)
 
@@ -178,7 +178,7 @@ class Flatten(Module):
     start_dim: int = 1
     end_dim: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_fields(
             self,
             start_dim=require_int("Flatten's start_dim", self.start_dim),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from funcnet._internal import notebook
 from funcnet._internal.checks import require_arrays, require_key, require_loss
 from funcnet.errors import DtypeError, ShapeError
 from funcnet.layers.composition import Call, Container, children_of, connected
@@ -84,6 +85,8 @@ class LayerTrace:
 class Backward:
     """A forward and a backward pass with every number in between; print it to read it.
 
+    A notebook shows how large they are, layer by layer.
+
     Attributes:
         layers: in the order in which the forward pass makes their outputs.
         loss: the loss, ().
@@ -104,12 +107,22 @@ class Backward:
         """
         return tuple(sorted(self.layers, key=lambda trace: trace.entered, reverse=True))
 
-    def __str__(self):
+    def __str__(self) -> str:
         with np.printoptions(precision=4, suppress=True, threshold=50, edgeitems=3):
             return "\n".join(self._lines())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Backward({len(self.layers)} layers, loss={float(self.loss):.6g})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (trace.title, str(jax.tree.map(jnp.shape, trace.output)), *map(_size, sizes))
+            for trace in self.layers
+            for sizes in [(trace.output, trace.d_output, trace.d_input, trace.d_params)]
+        ]
+        head = ("layer", "shape of Y", "Y", "dY", "dX", "d params")
+        note = "Root mean squares. print() gives every number."
+        return notebook.table(f"loss = {float(self.loss):.6g}", head, rows, note)
 
     def _lines(self) -> Iterator[str]:
         yield "forward"
@@ -187,6 +200,14 @@ def backward(
     prediction = run(record, params)
     loss_value, d_prediction = _loss_and_cotangent(loss, prediction, y)
 
+    d_params, d_probes = _cotangents(run, steps, params, d_prediction)
+    traces = (_trace(*step, d_probes[number]) for number, step in steps.items())
+    return Backward(tuple(traces), loss_value, d_prediction, d_params)
+
+
+def _cotangents(run, steps, params, d_prediction) -> tuple[Params, dict[int, Any]]:
+    """Of the parameters, and of what passes in each step: those of the probes added there."""
+
     def probed(params, probes):
         def probe(place, layer, params, inputs, compute):
             before = probes[place.entered]
@@ -199,9 +220,7 @@ def backward(
         number: {"params": _probes(params), "inputs": _probes(inputs), "output": _probes(output)}
         for number, (_, _, params, inputs, output) in steps.items()
     }
-    d_params, d_probes = jax.vjp(probed, params, probes)[1](d_prediction)
-    traces = (_trace(*step, d_probes[number]) for number, step in steps.items())
-    return Backward(tuple(traces), loss_value, d_prediction, d_params)
+    return jax.vjp(probed, params, probes)[1](d_prediction)
 
 
 def _loss_and_cotangent(loss, prediction, y) -> tuple[Array, Any]:
@@ -327,6 +346,13 @@ def _added(tree: Any, probes: list[Array | None]) -> Any:
 def _like(tree: Any, cotangents: list[Array | None]) -> Any:
     """The cotangents of the leaves, None for integers, in the structure of the tree."""
     return jax.tree.structure(tree).unflatten(cotangents)
+
+
+def _size(tree: Any) -> str:
+    """The root mean square of all floating numbers in a tree; nothing where there are none."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    numbers = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves] or [[]])
+    return f"{np.sqrt(np.mean(numbers**2)):.3g}" if numbers.size else ""
 
 
 def _labelled(name: str, tree: Any) -> Iterator[str]:

@@ -72,7 +72,7 @@ silu and gelu: Y = X * P(X), where P rises from 0 to 1.
 import inspect
 import math
 from collections.abc import Callable
-from typing import Literal, ParamSpec
+from typing import Final, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -91,12 +91,12 @@ Options = ParamSpec("Options")
 
 
 def _by_output(
-    primal: Callable[[Array], Array], pullback: Callable[[Array, Array], Array]
-) -> Callable[[Array], Array]:
+    primal: Callable[Options, Array], pullback: Callable[[Array, Array], Array]
+) -> Callable[Options, Array]:
     """The rule of an element-wise y = primal(x) that keeps y: dX = pullback(y, dY)."""
 
-    def forward(x):
-        y = primal(x)
+    def forward(*x: Options.args, **none: Options.kwargs):
+        y = primal(*x, **none)
         return y, y
 
     def backward(y, dY):
@@ -137,7 +137,7 @@ def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 # y = max(x, 0); written so that a NaN passes its cotangent on instead of hiding it
-relu = _by_output(_relu, lambda y, dY: jnp.where(y <= 0, 0, dY))
+relu: Final = _by_output(_relu, lambda y, dY: jnp.where(y <= 0, 0, dY))
 
 
 def _leaky_relu(x: Float[Array, "..."], negative_slope: float = 0.01) -> Float[Array, "..."]:
@@ -172,7 +172,7 @@ def _leaky_relu_bwd(negative_slope, kept, dY):
     return (like(jnp.where(kept > 0, dY, negative_slope * dY), kept),)
 
 
-leaky_relu = rule(_leaky_relu, _leaky_relu_fwd, _leaky_relu_bwd, nondiff_argnums=(1,))
+leaky_relu: Final = rule(_leaky_relu, _leaky_relu_fwd, _leaky_relu_bwd, nondiff_argnums=(1,))
 
 
 def _elu(x: Float[Array, "..."], alpha: float = 1.0) -> Float[Array, "..."]:
@@ -203,7 +203,7 @@ def _elu_and_slope(x: Array, alpha: float = 1.0) -> tuple[Array, Array]:
     return y, jnp.where(x <= 0, alpha * jnp.exp(negative), 1)
 
 
-elu = _by_slope(_elu, _elu_and_slope)
+elu: Final = _by_slope(_elu, _elu_and_slope)
 
 
 def _softplus(
@@ -241,7 +241,7 @@ def _softplus_and_slope(
     return jnp.where(z > threshold, x, soft.astype(x.dtype)), slope.astype(x.dtype)
 
 
-softplus = _by_slope(_softplus, _softplus_and_slope)
+softplus: Final = _by_slope(_softplus, _softplus_and_slope)
 
 
 def _tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -263,7 +263,7 @@ def _tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 # y = tanh(x), y' = 1 - y²
-tanh = _by_output(_tanh, lambda y, dY: dY * (1 - y) * (1 + y))
+tanh: Final = _by_output(_tanh, lambda y, dY: dY * (1 - y) * (1 + y))
 
 
 def _sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -285,7 +285,7 @@ def _sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 # y = 1 / (1 + exp(-x)), y' = y (1 - y)
-sigmoid = _by_output(_sigmoid, lambda y, dY: dY * y * (1 - y))
+sigmoid: Final = _by_output(_sigmoid, lambda y, dY: dY * y * (1 - y))
 
 
 def _silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -312,7 +312,7 @@ def _silu_and_slope(x: Array) -> tuple[Array, Array]:
     return (z * P).astype(x.dtype), (P * (1 + z * (1 - P))).astype(x.dtype)
 
 
-silu = _by_slope(_silu, _silu_and_slope)
+silu: Final = _by_slope(_silu, _silu_and_slope)
 
 
 def _gelu(x: Float[Array, "..."], approximate: Approximation = "none") -> Float[Array, "..."]:
@@ -351,7 +351,7 @@ def _gelu_and_slope(x: Array, approximate: Approximation = "none") -> tuple[Arra
     return (z * P).astype(x.dtype), (P + z * dP).astype(x.dtype)
 
 
-gelu = _by_slope(_gelu, _gelu_and_slope)
+gelu: Final = _by_slope(_gelu, _gelu_and_slope)
 
 
 def require_beta(name: str, beta: float) -> float:

@@ -14,6 +14,7 @@ and dtype, so that no input is kept alive for the backward pass.
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 import jax.numpy as jnp
 from jax import Array
@@ -56,7 +57,7 @@ def _concatenate_bwd(dim, empty, dY):
     return (type(empty)(like(dX, x) for dX, x in zip(parts, empty, strict=True)),)
 
 
-concatenate = rule(_concatenate, _concatenate_fwd, _concatenate_bwd, nondiff_argnums=(1,))
+concatenate: Final = rule(_concatenate, _concatenate_fwd, _concatenate_bwd, nondiff_argnums=(1,))
 
 
 def _check(arrays, dim):

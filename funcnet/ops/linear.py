@@ -21,6 +21,8 @@ What stands beside each perturbation is its cotangent:
 Residuals: X and W, which the caller holds anyway. Y appears in no cotangent.
 """
 
+from typing import Final
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -70,4 +72,4 @@ def _linear_bwd(residuals, dY):
     return like(dX, x), like(dW, weight), None if bias is None else like(db, bias)
 
 
-linear = rule(_linear, _linear_fwd, _linear_bwd, kernel=narrow)
+linear: Final = rule(_linear, _linear_fwd, _linear_bwd, kernel=narrow)

@@ -27,6 +27,8 @@ it is a constant. Half precision is computed in float32, and kept as Y or p with
 them, and Σ_k p_k = 1 gives them back.
 """
 
+from typing import Final
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -72,7 +74,7 @@ def _softmax_bwd(dim, y, dY):
     return (like(p * (g - (p * g).sum(axis=dim, keepdims=True)), y),)
 
 
-softmax = rule(_softmax, _softmax_fwd, _softmax_bwd, nondiff_argnums=(1,))
+softmax: Final = rule(_softmax, _softmax_fwd, _softmax_bwd, nondiff_argnums=(1,))
 
 
 def _log_softmax(x: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
@@ -108,7 +110,7 @@ def _log_softmax_bwd(dim, p, dY):
     return (like(g - _adding_up(p, dim) * sums(g, dim), p),)
 
 
-log_softmax = rule(_log_softmax, _log_softmax_fwd, _log_softmax_bwd, nondiff_argnums=(1,))
+log_softmax: Final = rule(_log_softmax, _log_softmax_fwd, _log_softmax_bwd, nondiff_argnums=(1,))
 
 
 def _shifted(x, dim):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from funcnet._internal import notebook
+
 Status = Literal["passed", "failed", "warned", "skipped"]
 NOT_REACHED = "not reached"
 
@@ -28,9 +30,9 @@ class Check:
         return {"name": self.name, "status": self.status, "messages": list(self.messages)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """What was checked and what was found.
+    """What was checked and what was found; printing it gives all of it, a notebook shows a table.
 
     Attributes:
         function: the name of the function that was checked.
@@ -68,9 +70,21 @@ class Report:
             "checks": [check.to_dict() for check in self.checks],
         }
 
+    @property
+    def _verdict(self) -> str:
+        return f"{self.function} " + ("passed" if self.passed else f"FAILED at '{self.failed}'")
+
+    def __repr__(self) -> str:
+        return f"Report({self._verdict}, {len(self.checks)} checks)"
+
+    def _repr_html_(self) -> str:
+        rows = [(c.name, f"{c.status}{_remark(c)}") for c in self.checks]
+        told = [c for c in self.checks if c.status in ("failed", "warned")]
+        note = "\n\n".join("\n".join([f"{c.name} {c.status}:", *c.messages]) for c in told)
+        return notebook.table(f"check_vjp: {self._verdict}", ("check", "status"), rows, note)
+
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED at '{self.failed}'"
-        lines = [f"check_vjp: {self.function} {verdict}"]
+        lines = [f"check_vjp: {self._verdict}"]
         lines += [f"  argument {argument}" for argument in self.arguments]
         lines += [""]
         width = max(len(check.name) for check in self.checks)

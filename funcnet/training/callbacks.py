@@ -96,7 +96,7 @@ class CSVLogger:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self._written = -1
 
     def __call__(self, event: Event) -> None:
@@ -124,7 +124,7 @@ class TensorBoard:
                 f"TensorBoard needs tensorboardX; install the extra: pip install "
                 f"'funcnet[tensorboard]' ({error})"
             ) from None
-        self.folder = Path(folder).absolute()
+        self.folder: Path = Path(folder).absolute()
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:

@@ -49,9 +49,10 @@ class Checkpoints:
         about: dict[str, Any],
         clock: Clock,
     ):
-        self.folder, self._about, self._clock = Path(folder).absolute(), about, clock
+        self.folder: Path = Path(folder).absolute()
+        self._about, self._clock = about, clock
         self._epochs, self._seconds = _interval(EVERY if every is None else every)
-        self.saved = 0
+        self.saved: int = 0
         self._when = time.monotonic()
         checkpoint.require_orbax()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ class Diagnosis(NamedTuple):
     learning_rate: float | None
     mend: str = SMALLER_STEPS
 
-    def __str__(self):
+    def __str__(self) -> str:
         size = f"step size {self.step_size:.4g} (the update's norm by the gradient's; "
         if self.learning_rate is None:
             size += "optax.inject_hyperparams would show the optimizer's own)"

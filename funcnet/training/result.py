@@ -1,13 +1,18 @@
 """What a run has learned."""
 
+import copy
 import dataclasses
 import os
-from typing import Any
+import pickle
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
+import optax
 
+from funcnet._internal import notebook
 from funcnet.data import arrays
+from funcnet.errors import ConfigError
 from funcnet.layers import Loss, Params, State
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
@@ -22,9 +27,16 @@ from funcnet.training.state import (
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
-    """What `fit` learned.
+    """What `fit` learned; a notebook shows the first and the last epoch.
+
+    It can be pickled where the model, the loss and the metrics can. Pickle stores functions by
+    their name, and those of an optax optimizer have none: all is kept but the optimizer. To train
+    on from what was unpickled, give it again:
+    `dataclasses.replace(result.trainer, optimizer=optax.adam(1e-2)).run(result.run, data, epochs)`.
+    Unpickling imports what is named and rebuilds arrays, as pickle does for any object; it runs
+    nothing else. Still, load no pickle that you do not trust: `fn.save` writes files that are safe.
 
     Attributes:
         trainer: what was trained.
@@ -79,9 +91,61 @@ class FitResult:
         found = evaluated(self.trainer, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}
 
+    def _told(self) -> dict[str, str]:
+        """What it is in few words, from name to value."""
+        curves = self.history.curves()
+        told = {"epochs": str(len(curves["loss"]))}
+        told |= {name: f"{curve[-1]:.4g}" for name, curve in curves.items() if len(curve)}
+        if self.accuracy is not None:
+            told["accuracy"] = f"{self.accuracy:.4g}"
+        return told
+
+    def __repr__(self) -> str:
+        return f"FitResult({', '.join(f'{name}={value}' for name, value in self._told().items())})"
+
+    def _repr_html_(self) -> str:
+        curves = {name: curve for name, curve in self.history.curves().items() if len(curve)}
+        rows = [(name, f"{curve[0]:.4g}", f"{curve[-1]:.4g}") for name, curve in curves.items()]
+        title = f"{self._told()['epochs']} epochs in {self.seconds:.1f} s"
+        if self.accuracy is not None:
+            title += f", accuracy {self.accuracy:.4g} on the training data"
+        notes = [
+            f"{name.replace('_', ' ')} {int(self.history[name])}"
+            for name in ("best_epoch", "diverged_at")
+            if int(self.history.get(name, -1)) >= 0
+        ]
+        columns = ("history", "first epoch", "last epoch")
+        return notebook.table(title, columns, rows, ", ".join(notes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.trainer.optimizer)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return vars(self) | {
+                "trainer": dataclasses.replace(self.trainer, optimizer=NOT_PICKLED)
+            }
+        return vars(self)
+
+    def __copy__(self) -> Self:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        run, history = copy.deepcopy((self.run, self.history), memo)
+        return dataclasses.replace(self, run=run, history=history)
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history, a line for each epoch."""
         self.history.to_csv(path)
+
+
+def _not_pickled(*args: Any, **extra: Any) -> NoReturn:
+    raise ConfigError(
+        "this result was unpickled, and pickle can't keep an optimizer of optax; to train on, give "
+        "it again: dataclasses.replace(result.trainer, optimizer=optax.adam(1e-2)), with yours"
+    )
+
+
+NOT_PICKLED = optax.GradientTransformation(_not_pickled, _not_pickled)
 
 
 def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:

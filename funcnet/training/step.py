@@ -69,7 +69,9 @@ def update(
     return watched_update(trainer, run, x, y, key)[:3]
 
 
-def watched_update(trainer: Any, run: TrainState, x: Any, y: Any, key: Array):
+def watched_update(
+    trainer: Any, run: TrainState, x: Any, y: Any, key: Array
+) -> tuple[TrainState, Array, Any, Any, Any]:
     """The same, and the gradient and the updates."""
 
     def loss_of(params):
@@ -89,7 +91,9 @@ def watched_update(trainer: Any, run: TrainState, x: Any, y: Any, key: Array):
     return run, loss.astype(loss_dtype(params)), prediction, gradient, updates
 
 
-def loss_and_state(trainer: Any, params: Any, state: Any, x: Any, y: Any, key: Array):
+def loss_and_state(
+    trainer: Any, params: Any, state: Any, x: Any, y: Any, key: Array
+) -> tuple[Array, tuple[Any, Any]]:
     """The training loss of one batch, (); the model's next state and what it predicted."""
     output = trainer.model.apply(params, state, x, key=key, train=True)
     prediction, after = as_pair(trainer.model, "apply", output)

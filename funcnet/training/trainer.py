@@ -11,7 +11,7 @@ instructions and gives the same bits.
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class Trainer:
     batch_size: int = 100
     metrics: Mapping[str, Metric] | Metrics | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_module(self.model)
         require_loss(self.loss)
         if not isinstance(self.optimizer, optax.GradientTransformation):
@@ -201,7 +201,10 @@ class Trainer:
             (examples, ...), what the model returns: for a classifier the logits.
         """
         x = arrays.as_examples("x", x, dtype_of(params))
-        begins = range(0, max(arrays.examples(x), 1), PREDICT_BATCH)
+        n = arrays.examples(x)
+        if not isinstance(n, int):  # in jax.export, any number of them
+            return _apply(self.model, params, state, x)
+        begins = range(0, max(n, 1), PREDICT_BATCH)
         batches = (jax.tree.map(lambda a, i=i: a[i : i + PREDICT_BATCH], x) for i in begins)
         outputs = [_apply(self.model, params, state, batch) for batch in batches]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
@@ -253,7 +256,7 @@ def _train_epochs(trainer, progress, data, validation, until, watching=None):
 
 
 _train = jax.jit(_train_epochs, static_argnums=(0, 5))
-train_donating = jax.jit(_train_epochs, static_argnums=(0, 5), donate_argnums=1)
+train_donating: Final = jax.jit(_train_epochs, static_argnums=(0, 5), donate_argnums=1)
 
 
 def _advance(trainer, progress, data):
@@ -362,7 +365,7 @@ def _apply(model, params, state, x):
     return as_pair(model, "apply", model.apply(params, state, x, key=None, train=False))[0]
 
 
-evaluated = jax.jit(evaluate, static_argnums=0)
+evaluated: Final = jax.jit(evaluate, static_argnums=0)
 
 
 def require_epochs(epochs: Any) -> int:

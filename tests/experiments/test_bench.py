@@ -302,6 +302,50 @@ def test_the_page_says_what_was_reached_and_what_was_not():
     assert "| PyTorch eager | 512 (512 to 512) | 2.0 (2.0 to 2.0) |" in page
 
 
+QUIET = {**WORKLOAD, "entrants": {"funcnet": entrant("funcnet", [10e-6, 11e-6, 10e-6])}}
+DISTURBED = {**QUIET, "product": [2.5e-12, 5e-12, 2.5e-12]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({"workloads": {"a": QUIET}}, []),
+        ({"workloads": {"a": QUIET}, "load": 0.9}, []),
+        ({"workloads": {"a": QUIET}, "load": None}, []),
+        ({"workloads": {"a": QUIET}, "load": 3.1}, ["the load was 3.1 on 2 cores"]),
+        ({"workloads": {"a": DISTURBED}}, ["between rounds, a large product differs by 50 %"]),
+        ({}, ["between rounds, title of funcnet differs by 50 %"]),
+        ({"config": {"tiny": True, "rounds": 3}, "load": 9.0}, []),
+    ],
+)
+def test_a_busy_machine_is_told(changes, reasons):
+    page = report.page({**BENCH, **changes}, "benchmark.png")
+    assert ("not to be trusted" in page) == bool(reasons)
+    found = report.disturbances({**BENCH, **changes})
+    assert len(found) == len(reasons)
+    for reason, text in zip(reasons, found, strict=True):
+        assert reason in text
+        assert f"- {text}\n" in page
+
+
+def test_a_busy_machine_is_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "load", lambda: 100.0 * versions_cores())
+    monkeypatch.setattr(bench, "add_part", lambda name, config, found: None)
+    bench.main(bench.Config(workloads=("memory",), out=tmp_path))
+    assert "will not be trustworthy" in capsys.readouterr().err
+    assert "not to be trusted" in (tmp_path / "benchmark.md").read_text()
+    assert json.loads((tmp_path / "bench.json").read_text())["load"] > 0
+
+
+def versions_cores() -> int:
+    return int(bench.versions()["cores"])
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(ConfigError, match="--rounds is 0, expected at least 1"):
+        bench.Config(rounds=0)
+
+
 def test_the_figure_shows_each_peer_once():
     (panel,) = report.panels(BENCH).values()
     assert list(panel) == ["funcnet", "PyTorch eager", "jax.grad + optax, donated step"]

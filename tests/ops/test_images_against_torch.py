@@ -131,8 +131,9 @@ def grid(*settings):
     grid(KERNELS, STRIDES_AND_PADDINGS, DILATIONS, GROUPS_AND_OUTPUTS),
 )
 def test_conv2d_over_the_grid(kernel, stride_padding, dilation, groups_outputs):
+    (stride, padding), (groups, outputs) = stride_padding, groups_outputs
     for leading in ((), (3,), (2, 17)):
-        compare_conv2d(leading, kernel, *stride_padding, dilation, *groups_outputs)
+        compare_conv2d(leading, kernel, stride, padding, dilation, groups, outputs)
 
 
 POOLS = list(itertools.product([2, 3, (3, 2)], [None, 1, (1, 3)], [0, 1, (1, 0)], [False, True]))

@@ -164,7 +164,7 @@ def _kernel_cotangent(images, dZ, windows, groups):
 
     def by_group(images, dZ):
         parts = _parts(images, groups), _parts(dZ, groups)
-        parts = lax.map(lambda part: _in_blocks(*part, windows), parts)
+        parts = lax.map(lambda part: _in_blocks(part[0], part[1], windows), parts)
         return parts.reshape(-1, *parts.shape[2:])
 
     def by_tap(images, dZ):

@@ -49,7 +49,7 @@ def _stackable_fence_vmap(axis_size, in_batched, x):
     return _fence(x), in_batched[0]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(jax.custom_jvp[Array], nondiff_argnums=(1,))
 def fence(x: Array, stackable: bool = False) -> Array:
     """Return x; stop XLA from moving operations across.
 

@@ -62,6 +62,7 @@ other cotangents take s again, and only where they are asked for.
 """
 
 import numbers
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +173,7 @@ def _cross_entropy_bwd(ignore_index, reduction, label_smoothing, residuals, dL):
     return dZ, dT, like(dw.sum(axis=tuple(range(p.ndim - 1))), weight)  # (..., C) -> (C,)
 
 
-cross_entropy = rule(
+cross_entropy: Final = rule(
     _cross_entropy, _cross_entropy_fwd, _cross_entropy_bwd, nondiff_argnums=(3, 4, 5)
 )
 
@@ -261,7 +262,7 @@ def _nll_loss_bwd(ignore_index, reduction, residuals, dL):
     return dS, None, like(dw.sum(axis=tuple(range(target.ndim))), weight)  # (..., C) -> (C,)
 
 
-nll_loss = rule(_nll_loss, _nll_loss_fwd, _nll_loss_bwd, nondiff_argnums=(3, 4))
+nll_loss: Final = rule(_nll_loss, _nll_loss_fwd, _nll_loss_bwd, nondiff_argnums=(3, 4))
 
 
 def _binary_cross_entropy_with_logits(
@@ -320,7 +321,7 @@ def _binary_bwd(reduction, residuals, dL):
     return dX, dT, dw, _summed_to(dl * w * t * yes, pos_weight)
 
 
-binary_cross_entropy_with_logits = rule(
+binary_cross_entropy_with_logits: Final = rule(
     _binary_cross_entropy_with_logits, _binary_fwd, _binary_bwd, nondiff_argnums=(3,)
 )
 

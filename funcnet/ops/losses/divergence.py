@@ -16,7 +16,7 @@ Residuals: S and T, which the caller holds, and exp U. The logarithm of T is tak
 where dT is asked for. Half precision is computed in float32.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -88,7 +88,7 @@ def _kl_div_bwd(reduction, log_target, residuals, dL):
     return like(dS, log_probabilities), like(dT, target)
 
 
-kl_div = rule(_kl_div, _kl_div_fwd, _kl_div_bwd, nondiff_argnums=(2, 3))
+kl_div: Final = rule(_kl_div, _kl_div_fwd, _kl_div_bwd, nondiff_argnums=(2, 3))
 
 
 def _rows(S):

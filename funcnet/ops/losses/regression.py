@@ -25,7 +25,7 @@ Residuals: P and T, which the caller holds; their difference costs one subtracti
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import jax.numpy as jnp
 from jax import Array
@@ -79,7 +79,7 @@ def _mse_loss(
 
 
 _mse_loss_fwd, _mse_loss_bwd = _of_difference("mse_loss", jnp.square, lambda R: 2 * R)
-mse_loss = rule(_mse_loss, _mse_loss_fwd, _mse_loss_bwd, nondiff_argnums=(2,))
+mse_loss: Final = rule(_mse_loss, _mse_loss_fwd, _mse_loss_bwd, nondiff_argnums=(2,))
 
 
 def _l1_loss(
@@ -108,7 +108,7 @@ def _sign(R):
 
 
 _l1_loss_fwd, _l1_loss_bwd = _of_difference("l1_loss", jnp.abs, _sign)
-l1_loss = rule(_l1_loss, _l1_loss_fwd, _l1_loss_bwd, nondiff_argnums=(2,))
+l1_loss: Final = rule(_l1_loss, _l1_loss_fwd, _l1_loss_bwd, nondiff_argnums=(2,))
 
 
 def _smooth_l1_loss(
@@ -154,7 +154,7 @@ def _smoothed_slope(R, beta):
 _smooth_l1_loss_fwd, _smooth_l1_loss_bwd = _of_difference(
     "smooth_l1_loss", _smoothed_distance, _smoothed_slope
 )
-smooth_l1_loss = rule(
+smooth_l1_loss: Final = rule(
     _smooth_l1_loss, _smooth_l1_loss_fwd, _smooth_l1_loss_bwd, nondiff_argnums=(2, 3)
 )
 
@@ -196,7 +196,7 @@ def _huber_slope(R, delta):
 
 
 _huber_loss_fwd, _huber_loss_bwd = _of_difference("huber_loss", _huber_distance, _huber_slope)
-huber_loss = rule(_huber_loss, _huber_loss_fwd, _huber_loss_bwd, nondiff_argnums=(2, 3))
+huber_loss: Final = rule(_huber_loss, _huber_loss_fwd, _huber_loss_bwd, nondiff_argnums=(2, 3))
 
 
 def require_delta(name: str, delta: float) -> float:

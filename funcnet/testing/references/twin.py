@@ -8,8 +8,9 @@ equal. `custom_jvp` functions are kept: `jax.nn.relu` is one, and its convention
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import jax.extend
@@ -17,6 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
+from funcnet.errors import DtypeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Equations that move or widen numbers without rounding them.
 _EXACT = {
@@ -98,6 +103,45 @@ def _inlined(equation: Any, names: dict[Any, Any]) -> list[Any]:
 def as_function(closed: Any) -> Callable[..., list[Any]]:
     """A closed jaxpr as a Python function of its flat inputs."""
     return jax.extend.core.jaxpr_as_fun(closed)
+
+
+def without_rules(f: Callable[P, R]) -> Callable[P, R]:
+    """The same function with its `jax.custom_vjp` rules erased, so that JAX derives it by itself.
+
+    JAX cannot push a tangent through a `jax.custom_vjp`: `jax.jvp`, `jax.jacfwd` and
+    `jax.linearize` of a function that holds one raise TypeError. Of this one they work, and so does
+    all else: `grad`, `jit`, `vmap`, `scan`. The values are the same. The derivatives are JAX's own:
+    equal but for rounding, and at a kink by the conventions of what the function is made of.
+
+    Args:
+        f: a function of pytrees, such as `fn.ops.softmax`, or one that applies a model. Arrays
+            among its arguments are traced; numbers, text and other objects are passed as they are.
+
+    Returns:
+        The function, traced anew at each call: jit it where it is called often.
+
+    Raises:
+        TypeError: `f` cannot be called.
+    """
+    if not callable(f):
+        raise DtypeError(f"without_rules got {type(f).__name__}, expected a function")
+
+    @functools.wraps(f)
+    def erased(*args: P.args, **kwargs: P.kwargs) -> R:
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+
+        def flat(arrays):
+            given = dict(zip(places, arrays, strict=True))
+            filled = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
+            call: tuple[Any, Any] = structure.unflatten(filled)
+            return cast(Callable[..., R], f)(*call[0], **call[1])
+
+        arrays = [leaves[i] for i in places]
+        closed, output = jax.make_jaxpr(flat, return_shape=True)(arrays)
+        return jax.tree.structure(output).unflatten(as_function(erase_rules(closed))(*arrays))
+
+    return erased
 
 
 def rule_calls(closed: Any) -> Iterator[tuple[str, Any]]:
