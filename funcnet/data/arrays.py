@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet.errors import ConfigError, DataError, DtypeError, ShapeError
+from funcnet.data.convert import from_host, no_pair, several_inputs
+from funcnet.errors import DataError, DtypeError, ShapeError
 
 
 class Weighted(NamedTuple):
@@ -24,46 +25,38 @@ def target_of(y: Any) -> Any:
     return y.target if isinstance(y, Weighted) else y
 
 
-def with_weight(name: str, data: Any, sample_weight: Any) -> Any:
-    """The set with these sample weights; as it is where they are None.
-
-    Raises:
-        ConfigError: the set has weights of its own.
-    """
-    if sample_weight is None or not isinstance(data, tuple | list):
-        return data
-    if len(data) == 3:
-        raise ConfigError(
-            f"{name} is (x, y, sample_weight), and sample_weight is given as well; leave one out"
-        )
-    return (*data, sample_weight)
+def weight_apart(data: Any) -> tuple[Any, Any]:
+    """The set (x, y), and its sample weights where it is (x, y, sample_weight); else None."""
+    if isinstance(data, tuple | list) and len(data) == 3:
+        return (data[0], data[1]), data[2]
+    return data, None
 
 
-def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+def as_arrays(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tuple[Any, Any]:
     """A pair of arrays, or of pytrees of arrays, over the same examples, floating ones in `dtype`.
 
-    Of (x, y, sample_weight), the second of the pair is `Weighted`.
+    With sample weights, the second of the pair is `Weighted`.
 
     Raises:
-        DataError: `data` is neither a pair nor a triple, or empty.
+        DataError: `data` is not a pair, or empty.
         ShapeError: an array has no axis of examples, or they differ in it.
         DtypeError: something that is no array of numbers.
     """
-    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        what = f"{len(data)} entries" if isinstance(data, tuple | list) else type(data).__name__
-        raise DataError(f"{name} is {what}, expected a pair of arrays: (x, y)")
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise no_pair(name, data)
     x = as_examples(f"{name}'s x", data[0], dtype)
     y = as_examples(f"{name}'s y", data[1], dtype)
     if examples(x) != examples(y):
         raise ShapeError(
             f"{name}'s x has {examples(x)} examples and y has {examples(y)} (shapes {_shapes(x)} "
             f"and {_shapes(y)}), expected as many; the first axis counts the examples"
+            f"{several_inputs('x', data[0]) or several_inputs('y', data[1])}"
         )
     if examples(x) == 0:
         raise DataError(f"{name} is empty: x has shape {_shapes(x)}; there is nothing to train on")
-    if len(data) == 2 or data[2] is None:
+    if sample_weight is None:
         return x, y
-    return x, Weighted(y, _as_weight(f"{name}'s sample_weight", data[2], examples(x), dtype))
+    return x, Weighted(y, _as_weight(f"{name}'s sample_weight", sample_weight, examples(x), dtype))
 
 
 def _as_weight(name: str, weight: Any, count: int, dtype: Any) -> Array:
@@ -137,58 +130,20 @@ def as_array(name: str, array: Any, dtype: Any) -> Array:
     if array is None:
         raise DtypeError(f"{name} is None, expected an array")
     if not isinstance(array, jax.Array):
-        array = _from_host(name, array, dtype)
+        array = from_host(name, array, dtype)
     if array.ndim == 0:
         raise ShapeError(f"{name} is a single number, expected an array over the examples")
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return jnp.asarray(array.astype(dtype) if floating else array)
 
 
-def _from_host(name, array, dtype):
-    if np.ma.is_masked(array):
-        raise DataError(f"{name} has masked entries; remove those examples or fill them in")
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ShapeError(f"{name} is ragged: {error}") from None
-    real = array.dtype == bool or (
-        jnp.issubdtype(array.dtype, jnp.number) and array.dtype.kind != "c"
-    )
-    if not real:
-        raise DtypeError(
-            f"{name} has dtype {array.dtype}, expected real numbers; convert it, for example with "
-            f"np.asarray({name.split()[-1]}, np.float32)"
-        )
-    if array.dtype.kind in "iu":
-        return _narrowed(name, array)
-    if array.dtype.kind != "f":
-        return array
-    with np.errstate(over="ignore"):  # an overflow becomes infinite, which `checked` reports
-        return array.astype(dtype)
-
-
-def _narrowed(name, array):
-    """Integers in the dtype JAX gives them: without 64-bit mode 2**32 would become 0 in silence."""
-    # By NumPy: under jit, jnp's result has no values to compare.
-    narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-    wrong = narrow != array
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f"{name} is {array[where]} at {list(where)}, expected numbers that {narrow.dtype} can "
-            f"hold; correct it, or enable 64-bit numbers with jax.config.update('jax_enable_x64', "
-            f"True)"
-        )
-    return jnp.asarray(narrow)
-
-
-def checked(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+def checked(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tuple[Any, Any]:
     """The same as `as_arrays`, and every number finite.
 
     Raises:
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
-    x, y = as_arrays(name, data, dtype)
+    x, y = as_arrays(name, data, dtype, sample_weight)
     for part, tree in (("x", x), ("y", target_of(y))):
         for path, array in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(array.dtype, jnp.floating):

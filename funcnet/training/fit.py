@@ -90,7 +90,7 @@ def fit(
     model: Module,
     loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
-    data: Data | WeightedData,
+    data: Data,
     *,
     epochs: int,
     key: Array,
@@ -128,7 +128,6 @@ def fit(
         batch_size: examples a step; a last, smaller batch is trained on.
         sample_weight: what each example counts in the loss, (examples,), numbers >= 0: one of
             weight k as k equal examples. Needs a `Loss`; metrics and `accuracy` are not weighted.
-            It may stand in `data` instead: (x, y, sample_weight).
         validation: (x, y), or (x, y, sample_weight), whose loss and metrics are recorded after
             each epoch.
         patience: stop after this many epochs in a row without a better value of what is watched,
@@ -167,17 +166,17 @@ def fit(
             `.result` holds what was learned until then.
     """
     trainer = Trainer(model, loss, optimizer, batch_size, metrics)
-    data = arrays.with_weight("data", data, sample_weight)
-    _require_start(dtype, key=key, data=data, validation=validation, params=params, state=state)
+    given = {"params": params, "state": state, "sample_weight": sample_weight}
+    _require_start(dtype, key=key, data=data, validation=validation, **given)
     require_choice("on_divergence", on_divergence, ("raise", "keep"))
     saving = _checked_saving(checkpoint_dir, checkpoint_every, resume)
     epochs = require_epochs(epochs)
-    trainer, data, validation = _checked_sets(trainer, data, validation, dtype)
+    trainer, data, validation = _checked_sets(trainer, data, sample_weight, validation, dtype)
     watching = _watching(trainer, validation, patience, watch, watch_mode)
     called = require_callbacks(callbacks)
-    given = None if params is None and state is None else (params, state)
+    start_from = None if params is None and state is None else (params, state)
     settings = Settings(
-        trainer, data, validation, epochs, patience, watching, called, progress, *saving, given
+        trainer, data, validation, epochs, patience, watching, called, progress, *saving, start_from
     )
     return _result_or_error(settings, _trained(settings, key, dtype), on_divergence)
 
@@ -387,13 +386,17 @@ def _checked_saving(folder, every, resume):
     return folder, every, resume
 
 
-def _checked_sets(trainer, data, validation, dtype) -> tuple[Trainer, Data, Data | None]:
+def _checked_sets(
+    trainer, data, sample_weight, validation, dtype
+) -> tuple[Trainer, Data, Data | None]:
     """The sets as arrays, of which all shapes and values fit the model, the loss and metrics.
 
     And the trainer, its loss with the class weights that the training labels ask for.
     """
-    data = arrays.checked("data", data, dtype)
-    validation = None if validation is None else arrays.checked("validation", validation, dtype)
+    data = arrays.checked("data", data, dtype, sample_weight)
+    if validation is not None:
+        pair, weight = arrays.weight_apart(validation)
+        validation = arrays.checked("validation", pair, dtype, weight)
     trainer = for_labels(trainer, data[1])
     _require_fitting(trainer, data, dtype)
     _require_counted(trainer, data[1])

@@ -21,7 +21,6 @@ from funcnet.training.state import (
     Progress,
     TrainState,
     Watching,
-    WeightedData,
     dtype_of,
 )
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
@@ -71,11 +70,11 @@ class FitResult:
         """The model's output for x (examples, ...), in batches: for a classifier the logits."""
         return self.trainer.predict(self.params, self.state, x)
 
-    def evaluate(self, data: Data | WeightedData, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(self, data: Data, sample_weight: Any = None) -> dict[str, float]:
         """The loss over a set, and each metric of it, in the compiled program.
 
         Args:
-            data: (x, y), as for `fit`; or (x, y, sample_weight).
+            data: (x, y), as for `fit`.
             sample_weight: what each example counts in the loss, (examples,); metrics are not
                 weighted.
 
@@ -85,8 +84,7 @@ class FitResult:
         Raises:
             ShapeError, DtypeError, DataError: the data do not fit, as in `fit`.
         """
-        data = arrays.with_weight("data", data, sample_weight)
-        data = arrays.checked("data", data, dtype_of(self.params))
+        data = arrays.checked("data", data, dtype_of(self.params), sample_weight)
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
         found = evaluated(self.trainer, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}

@@ -39,7 +39,6 @@ from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
 from funcnet.training.state import (
     Data,
     TrainState,
-    WeightedData,
     chosen,
     dtype_of,
     has_stopped,
@@ -113,7 +112,7 @@ class Trainer:
         return _init(self, key, np.dtype(require_floating_dtype(dtype)))
 
     def run(
-        self, run: TrainState, data: Data | WeightedData, epochs: int
+        self, run: TrainState, data: Data, epochs: int, sample_weight: Any = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """Train for some epochs. A pure function: `run` stays usable, nothing is raised midway.
 
@@ -124,9 +123,9 @@ class Trainer:
         Args:
             run: as `init` made it or an earlier call returned it.
             data: (x, y), each a pytree of arrays whose first axis counts the examples. Floating
-                arrays are cast to the dtype of the parameters. Or (x, y, sample_weight) with what
-                each example counts, (examples,), see `fit`.
+                arrays are cast to the dtype of the parameters.
             epochs: how many, a static integer >= 0.
+            sample_weight: what each example counts in the loss, (examples,), see `fit`.
 
         Returns:
             The state after them, and the history, NaN from a divergence on: "loss" (epochs,), over
@@ -140,14 +139,16 @@ class Trainer:
         """
         epochs = require_epochs(epochs)
         _require_run(self, run)
-        data = arrays.as_arrays("data", data, dtype_of(run.params))
+        data = arrays.as_arrays("data", data, dtype_of(run.params), sample_weight)
         progress = _train(self, start(run, epochs, epoch_entries(self, run)), data, None, epochs)
         history = progress.history
         if not epochs:
             history = {name: entry[:0] for name, entry in history.items()}
         return progress.run, history | {"diverged_at": progress.diverged_at}
 
-    def step(self, run: TrainState, batch: Data | WeightedData) -> tuple[TrainState, Array]:
+    def step(
+        self, run: TrainState, batch: Data, sample_weight: Any = None
+    ) -> tuple[TrainState, Array]:
         """One update on one batch, for a loop of one's own. A pure function, compiled inside.
 
         Layers that draw get a key told by `run.key` and `run.step`. Nothing is checked but shapes
@@ -155,7 +156,8 @@ class Trainer:
 
         Args:
             run: as `init` made it or an earlier call returned it.
-            batch: (x, y) or (x, y, sample_weight) of the batch, as for `run`.
+            batch: (x, y) of the batch, as for `run`.
+            sample_weight: what each example counts in the loss, (examples,).
 
         Returns:
             The state after it, with one step more, and the loss before it, () in at least float32.
@@ -165,13 +167,14 @@ class Trainer:
         """
         _require_run(self, run)
         _require_opt_state(self, run)
-        return _step(self, run, *arrays.as_arrays("batch", batch, dtype_of(run.params)))
+        pair = arrays.as_arrays("batch", batch, dtype_of(run.params), sample_weight)
+        return _step(self, run, *pair)
 
     def evaluate(
         self,
         params: Params,
         state: State,
-        data: Data | WeightedData,
+        data: Data,
         sample_weight: Any = None,
     ) -> Array:
         """The loss over a set, in the order given, not training.
@@ -179,14 +182,13 @@ class Trainer:
         Args:
             params: the model's parameters.
             state: the model's state.
-            data: (x, y) or (x, y, sample_weight), as for `run`.
-            sample_weight: the same weights, beside (x, y).
+            data: (x, y), as for `run`.
+            sample_weight: what each example counts, likewise.
 
         Returns:
             () in at least float32; the same for any batch size, but for rounding.
         """
-        data = arrays.with_weight("data", data, sample_weight)
-        data = arrays.as_arrays("data", data, dtype_of(params))
+        data = arrays.as_arrays("data", data, dtype_of(params), sample_weight)
         return evaluated(dataclasses.replace(self, metrics=None), params, state, data)["loss"]
 
     def predict(self, params: Params, state: State, x: Any) -> Any:
