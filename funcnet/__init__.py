@@ -4,7 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from funcnet import errors, metrics, ops, testing
+from funcnet import data, errors, metrics, ops, testing
 from funcnet.errors import CheckpointError, DivergenceError
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
@@ -110,6 +110,7 @@ __all__ = [
     "backward",
     "callbacks",
     "checkpoint",
+    "data",
     "debugging",
     "errors",
     "export",
