@@ -282,8 +282,9 @@ SETTINGS = (
     | {name: often(1.0, 0.5) for name in ("alpha", "beta", "delta", "negative_slope", "threshold")}
 )
 KINDS = {name: kind for name, kind in vars(fn).items() if isinstance(kind, type)}
-LAYERS = {name: k for name, k in KINDS.items() if issubclass(k, fn.Module) and k is not fn.Module}
-LOSS_KINDS = {name: kind for name, kind in KINDS.items() if name.endswith("Loss")}
+BASES = (fn.Module, fn.Container, fn.Loss)
+LAYERS = {name: k for name, k in KINDS.items() if issubclass(k, fn.Module) and k not in BASES}
+LOSS_KINDS = {name: k for name, k in KINDS.items() if issubclass(k, fn.Loss) and k not in BASES}
 
 
 def draw_arguments(draw, function, strategies):
@@ -291,7 +292,8 @@ def draw_arguments(draw, function, strategies):
     arguments = {}
     for name, parameter in inspect.signature(function).parameters.items():
         needed = parameter.default is inspect.Parameter.empty
-        if parameter.kind is not parameter.VAR_POSITIONAL and (needed or draw(st.booleans())):
+        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if not several and (needed or draw(st.booleans())):
             arguments[name] = draw(strategies[name])
     return arguments
 

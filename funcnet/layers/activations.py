@@ -39,7 +39,7 @@ class Activation(Module):
         """(...) -> (...)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             return Output(self.function(x), state)
 
 

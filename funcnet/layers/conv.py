@@ -96,7 +96,7 @@ class Conv2d(Module):
         """(..., height, width, in_channels) -> (..., H', W', out_channels); see `ops.conv2d`."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        with naming(self, lambda: self._fix(x.shape)):
+        with naming(self, x, lambda: self._fix(x.shape)):
             y = ops.conv2d(
                 x,
                 params["weight"],

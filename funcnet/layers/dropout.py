@@ -49,5 +49,5 @@ class Dropout(Module):
         """(...) -> (...)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             return Output(ops.dropout(x, self.p, train, key), state)

@@ -82,7 +82,7 @@ class Embedding(Module):
         """
         require_params(self, params, {"weight": (self.num_embeddings, self.embedding_dim)})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             y = ops.embedding(x, params["weight"], self.padding_idx)
         if not isinstance(x, Tracer):
             self.check_input(x)

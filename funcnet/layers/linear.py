@@ -69,7 +69,7 @@ class Linear(Module):
         """(..., in_features) -> (..., out_features)."""
         require_params(self, params, self._shapes())
         require_stateless(self, state)
-        with naming(self, lambda: _fix(x)):
+        with naming(self, x, lambda: _fix(x)):
             return Output(ops.linear(x, params["weight"], params.get("bias")), state)
 
 

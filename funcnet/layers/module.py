@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._internal.checks import require_key
+from funcnet._internal.checks import require_arrays, require_key
 from funcnet.errors import ConfigError, DtypeError, FuncnetError, ParamsError, ShapeError
 
 Params = Any
@@ -204,13 +204,17 @@ def located(path: tuple[int | str, ...], layer: Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(layer: Module, fix: Callable[[], str] | None = None) -> Iterator[None]:
+def naming(layer: Module, x: Any, fix: Callable[[], str] | None = None) -> Iterator[None]:
     """Name a layer in what an op within it refuses: the op checks, the layer says its sizes.
+
+    What is no array is refused here: JAX looks at it before a rule can.
 
     Args:
         layer: the layer.
+        x: its input.
         fix: what else helps where a shape does not fit, such as an option; empty for nothing.
     """
+    require_arrays(repr(layer), x=x)
     try:
         yield
     except FuncnetError as error:

@@ -96,7 +96,7 @@ class _BatchNorm(Module):
         require_params(self, params, self._shapes())
         require_state(self, state, self._state_shapes())
         self._require_axes(x)
-        with naming(self, lambda: self._fix(x)):
+        with naming(self, x, lambda: self._fix(x)):
             return self._normalized(params, state, x, train)
 
     def _normalized(self, params: Params, state: State, x: Array, train: bool) -> Output:
@@ -227,7 +227,7 @@ class LayerNorm(Module):
         require_params(self, params, self._shapes())
         require_stateless(self, state)
         weight, bias = _affine(params)
-        with naming(self, lambda: "set normalized_shape or reshape x"):
+        with naming(self, x, lambda: "set normalized_shape or reshape x"):
             y = ops.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
         return Output(y, state)
 
@@ -276,7 +276,7 @@ class RMSNorm(Module):
         require_params(self, params, self._shapes())
         require_stateless(self, state)
         weight, _ = _affine(params)
-        with naming(self, lambda: "set normalized_shape or reshape x"):
+        with naming(self, x, lambda: "set normalized_shape or reshape x"):
             y = ops.rms_norm(x, self.normalized_shape, weight, self.eps)
         return Output(y, state)
 
@@ -343,7 +343,7 @@ class GroupNorm(Module):
                 f"{self.num_channels}), channels last; reshape the input"
             )
         weight, bias = _affine(params)
-        with naming(self):
+        with naming(self, x):
             return Output(ops.group_norm(x, self.num_groups, weight, bias, self.eps), state)
 
 

@@ -64,7 +64,7 @@ class MaxPool2d(Module):
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.max_pool2d`."""
         require_params(self, params, {})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             y = ops.max_pool2d(
                 x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
             )
@@ -113,7 +113,7 @@ class AvgPool2d(Module):
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.avg_pool2d`."""
         require_params(self, params, {})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             y = ops.avg_pool2d(
                 x,
                 self.kernel_size,
@@ -155,7 +155,7 @@ class AdaptiveAvgPool2d(Module):
         """(..., height, width, channels) -> (..., rows, columns, channels)."""
         require_params(self, params, {})
         require_stateless(self, state)
-        with naming(self):
+        with naming(self, x):
             return Output(ops.adaptive_avg_pool2d(x, self.output_size), state)
 
 
