@@ -38,7 +38,12 @@ ONE_HOT = np.eye(3, dtype=np.float32)[LABELS]
 MODEL = fn.Sequential(fn.Linear(2, 4), fn.Sequential(fn.ReLU(), fn.Linear(4, 3)))
 FIRST, LAST = repr(fn.Linear(2, 4)), repr(fn.Linear(4, 3))
 CE, MSE = fn.CrossEntropyLoss(), fn.MSELoss()
+CE_EACH = fn.CrossEntropyLoss(reduction="none")
 SGD = optax.sgd(0.1)
+
+
+def per_example(prediction, target):
+    return CE_EACH(prediction, target)
 
 
 @pytest.fixture(autouse=True)
@@ -290,6 +295,12 @@ STATIC = {
         ShapeError,
         *("shape (10,)", "one number", "reduction='mean'"),
         loss=fn.CrossEntropyLoss(reduction="none"),
+        batch_size=10,
+    ),
+    "a function's loss per example": case(
+        ShapeError,
+        *("shape (10,)", "jnp.mean(per_example(prediction, y))"),
+        loss=per_example,
         batch_size=10,
     ),
     "a loss that is an integer": case(

@@ -117,7 +117,19 @@ def batch_loss(trainer: Any, prediction: Any, y: Any) -> Array:
         raise DtypeError(f"the loss of a batch is {what}, expected one floating number, an array")
     if loss.shape != ():
         raise ShapeError(
-            f"the loss of a batch has shape {loss.shape}, expected one number, (); use "
-            f"reduction='mean' or 'sum'"
+            f"the loss of a batch has shape {loss.shape}, expected one number, (); "
+            f"{_to_one_number(trainer.loss)}"
         )
     return loss
+
+
+def _to_one_number(loss: Any) -> str:
+    """How to make one number of what a loss returns for a batch."""
+    if hasattr(loss, "reduction"):
+        return "use reduction='mean' or 'sum'"
+    name = getattr(loss, "__name__", "loss")
+    shown = name if name.isidentifier() else "loss"
+    return (
+        f"return its mean, jnp.mean(losses) or losses.mean(), as lambda prediction, y: "
+        f"jnp.mean({shown}(prediction, y))"
+    )
