@@ -44,7 +44,7 @@ from funcnet.training.callbacks import (
 )
 from funcnet.training.checkpointing import Checkpoints, about_run
 from funcnet.training.divergence import SMALLER_STEPS, diagnose
-from funcnet.training.metrics import VALIDATION, Metric
+from funcnet.training.metrics import VALIDATION, Metric, mode_of
 from funcnet.training.result import FitResult, history_of, require_labels, result_of
 from funcnet.training.signals import Held, held_signals
 from funcnet.training.state import (
@@ -365,7 +365,7 @@ def _watching(trainer, validation, patience, watch, watch_mode) -> Watching:
     if name != "loss" and name not in metrics:
         known = ", ".join(map(repr, ("loss", *metrics)))
         raise ConfigError(f"watch is {watch!r}, expected one of {known}; name it in metrics")
-    mode = watch_mode or ("min" if name == "loss" else getattr(metrics[name], "mode", None))
+    mode = watch_mode or ("min" if name == "loss" else mode_of(metrics[name]))
     if mode not in ("min", "max"):
         raise ConfigError(
             f"watch is {watch!r}, whose metric does not say which values are better; pass "
