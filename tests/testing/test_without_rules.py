@@ -36,6 +36,7 @@ def arguments(name):
     return case.function, args, floating
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_forward_mode_of_every_op_is_the_transpose_of_its_rule(name):
     """<dY, J δx> = <Jᵀ dY, δx>: J by forward mode without the rule, Jᵀ by the rule."""
@@ -128,4 +129,4 @@ def test_it_keeps_the_name_and_holds_no_rule():
 
 def test_no_function_is_refused():
     with pytest.raises(fn.errors.DtypeError, match="got Array"):
-        fn.without_rules(X)  # type: ignore[arg-type]
+        fn.without_rules(X)  # pyright: ignore[reportArgumentType]
