@@ -12,6 +12,7 @@ An attribute `mode` of each function, "max" or "min", tells `fit` which values a
 
 from funcnet.metrics.labels import (
     Average,
+    ZeroDivision,
     accuracy,
     confusion_matrix,
     f1_score,
@@ -19,10 +20,17 @@ from funcnet.metrics.labels import (
     recall,
 )
 from funcnet.metrics.regression import mean_absolute_error, mean_squared_error, r2_score
-from funcnet.metrics.scores import log_loss, roc_auc_score, top_k_accuracy_score
+from funcnet.metrics.scores import (
+    ScoreAverage,
+    log_loss,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 __all__ = [
     "Average",
+    "ScoreAverage",
+    "ZeroDivision",
     "accuracy",
     "confusion_matrix",
     "f1_score",

@@ -59,6 +59,8 @@ def as_weight(sample_weight: Any, count: int, xp: Any) -> Any:
     weight = as_numbers("sample_weight", sample_weight, xp)
     if weight.shape != (count,):
         raise ValueError(f"sample_weight: expected shape ({count},), got {weight.shape}")
+    if xp is np and not weight.any():
+        raise ValueError("sample_weight: it is 0 everywhere, so that no example counts")
     return weight
 
 

@@ -149,7 +149,7 @@ def precision(
             score. Of several labels an example "samples" is the mean over the examples, and
             "binary" has no meaning.
         zero_division: the score of a class that was never predicted: 0 or 1; NaN, which leaves the
-            class out of a mean; or "warn", which is 0 with a RuntimeWarning.
+            class out of a mean; or "warn", which is 0 with a UserWarning.
         threshold: above which number of y_pred an answer is yes; None for labels.
 
     Returns:
@@ -259,13 +259,13 @@ def _are_answers(y_true: Any, y_pred: Any) -> bool:
             y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
         except ValueError:
             return False
-    dtypes = [jnp.issubdtype(labels.dtype, jnp.floating) for labels in (y_true, y_pred)]
-    if y_true.ndim == 2 and y_true.shape == y_pred.shape and dtypes == [False, True]:
+    floating = [jnp.issubdtype(labels.dtype, jnp.floating) for labels in (y_true, y_pred)]
+    if y_true.ndim == 2 and y_true.shape == y_pred.shape and floating == [False, True]:
         raise TypeError(
             f"y_pred: expected an answer, 0 or 1, for each in y_true, got {y_pred.dtype}; give a "
             f"threshold, as functools.partial(fn.metrics.accuracy, threshold=0.0) for logits"
         )
-    return y_true.ndim == y_pred.ndim == 2 and not any(dtypes)
+    return y_true.ndim == y_pred.ndim == 2 and not any(floating)
 
 
 def _check_answers(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
@@ -298,7 +298,7 @@ def _answer_count(y_true: Any, y_pred: Any, labels: Any, axis: int) -> _Counts:
                 f"labels: expected some of 0 to {true.shape[1] - 1}, got {chosen.tolist()}"
             )
         true, pred = true[:, chosen], pred[:, chosen]
-    return _Counts(*((part).sum(axis=axis) for part in (true & pred, pred, true)))
+    return _Counts(*(part.sum(axis=axis) for part in (true & pred, pred, true)))
 
 
 def _host_count(y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Average) -> _Counts:
@@ -349,7 +349,7 @@ def _average(
     if zero_division == "warn" and not (denominator > 0).all():
         warnings.warn(
             "a class divides by zero, and scores 0; zero_division says another number",
-            RuntimeWarning,
+            UserWarning,  # as scikit-learn's UndefinedMetricWarning is one
             stacklevel=3,
         )
     if average is None:

@@ -8,7 +8,6 @@ and for R² "variance_weighted", by the variance of each output in y_true.
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -108,21 +107,19 @@ def _checked(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, An
 
 def _over_outputs(scores: Any, multioutput: Any, xp: Any, *others: str) -> Any:
     """One number of the scores of the outputs, (outputs,), or all of them."""
+    if isinstance(multioutput, str) and multioutput == "raw_values":
+        return scores
+    if multioutput is None or (isinstance(multioutput, str) and multioutput == "uniform_average"):
+        return one(scores.mean(), xp)
     if isinstance(multioutput, str):
-        if multioutput == "raw_values":
-            return scores
-        if multioutput == "uniform_average":
-            return one(scores.mean(), xp)
         known = ("uniform_average", "raw_values", *others)
         raise ValueError(
             f"multioutput: expected one of {known} or a weight for each output, got {multioutput!r}"
         )
-    if multioutput is None:
-        return one(scores.mean(), xp)
     weights = xp.asarray(multioutput, scores.dtype)
     if weights.shape != scores.shape:
         raise ValueError(
             f"multioutput: expected {scores.shape[0]} weights, one for each output, got shape "
             f"{weights.shape}"
         )
-    return one(mean(scores, weights), jnp if xp is jnp else np)
+    return one(mean(scores, weights), xp)

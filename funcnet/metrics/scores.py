@@ -7,8 +7,8 @@ they are 0 to C - 1, and two columns are taken for two classes.
 A probability is what scikit-learn wants from a classifier, and a network gives logits. On the host
 numbers that are no probabilities are refused, unless `from_logits=True` turns them into some, by a
 softmax, or a sigmoid of one column. Inside a compiled program `from_logits=None` decides by the
-values of the batch or set: where a row is negative or does not sum to 1, all of it is logits.
-True or False says so for good.
+values of the batch or set: where one is outside [0, 1] or a row does not sum to 1, all are logits.
+True or False says so for good, and is needed where one column of logits may lie within [0, 1].
 """
 
 import warnings
@@ -23,6 +23,7 @@ from jax import Array
 from funcnet.metrics._shared import as_numbers, as_weight, better, mean, namespace, one
 
 ScoreAverage = Literal["macro", "micro", "weighted", "samples", None]
+"""How the areas of classes or answers become one: see `roc_auc_score`."""
 
 
 @better("max")
@@ -83,13 +84,10 @@ def roc_auc_score(
         )
     if max_fpr is not None and max_fpr != 1:
         raise ValueError("max_fpr: expected None for more than two classes")
-    score = _probabilities("y_score", score, from_logits, xp, _eps(y_score))
-    if multi_class == "ovo":
-        return _pairwise_areas(xp, true, score, average, weight)
-    if average not in ("macro", "micro", "weighted", None):
-        raise ValueError(f"average: expected macro, micro, weighted or None, got {average!r}")
-    is_class = true[:, None] == xp.arange(score.shape[1])[None]
-    return _averaged_areas(xp, is_class, score, average, weight, None)
+    probable = _are_probabilities("y_score", score, from_logits, xp, _eps(y_score))
+    score = xp.where(probable, score, _log_softmax(score, xp))  # any rising function will do
+    several = _pairwise_areas if multi_class == "ovo" else _rest_areas
+    return several(xp, true, score, average, weight)
 
 
 @better("min")
@@ -107,7 +105,8 @@ def log_loss(
     Args:
         y_true: labels (examples,), or 0 and 1 for each class, (examples, C).
         y_pred: probabilities (examples, C); of two classes also (examples,) or (examples, 1), that
-            of the larger label. They are clipped to [eps, 1 - eps], of their dtype's eps.
+            of the larger label. They are clipped to [eps, 1 - eps], of their dtype's eps; logits
+            are not.
         normalize: whether to return the mean over the examples, or the sum.
         sample_weight: what each example counts, (examples,); None for 1.
         labels: the C classes in ascending order, where some don't occur.
@@ -125,17 +124,19 @@ def log_loss(
     if pred.ndim not in (1, 2):
         raise ValueError(f"y_pred: expected shape (examples, classes), got {pred.shape}")
     eps = _eps(y_pred)
-    pred = _probabilities("y_pred", pred, from_logits, xp, eps, refused=False)
-    if pred.ndim == 1 or pred.shape[1] == 1:
+    probable = _are_probabilities("y_pred", pred, from_logits, xp, eps, refused=False)
+    logits = pred
+    if pred.ndim == 1 or pred.shape[1] == 1:  # of yes; the softmax of (0, z) is the sigmoid of z
         yes = pred.reshape(-1)
-        pred = xp.stack([1 - yes, yes], axis=1)
+        pred, logits = (xp.stack([no, yes], axis=1) for no in (1 - yes, xp.zeros_like(yes)))
     target = _one_hot(y_true, pred.shape[1], labels, xp)
     if target.shape != pred.shape:
         raise ValueError(
             f"y_true and y_pred differ: {len(target)} examples and {target.shape[1]} classes, "
             f"{len(pred)} and {pred.shape[1]}"
         )
-    losses = -(target * xp.log(xp.clip(pred, eps, 1 - eps))).sum(axis=1)
+    log = xp.where(probable, xp.log(xp.clip(pred, eps, 1 - eps)), _log_softmax(logits, xp))
+    losses = -(target * log).sum(axis=1)
     return _mean_or_sum(losses, sample_weight, normalize, xp)
 
 
@@ -185,7 +186,8 @@ def top_k_accuracy_score(
         classes = xp.arange(score.shape[1])[None]
         own = xp.take_along_axis(score, xp.clip(true, 0, score.shape[1] - 1)[:, None], axis=1)
         before = (score > own) | ((score == own) & (classes > true[:, None]))
-        hits = (before.sum(axis=1) < k) & (true >= 0) & (true < score.shape[1])
+        known = (true >= 0) & (true < score.shape[1]) & ~xp.isnan(score).any(axis=1)
+        hits = (before.sum(axis=1) < k) & known
     return _mean_or_sum(hits.astype(score.dtype), sample_weight, normalize, xp)
 
 
@@ -203,29 +205,26 @@ def _eps(values: Any) -> float:
     return float(jnp.finfo(dtype if floating else np.float64).eps)
 
 
-def _probabilities(
+def _log_softmax(scores: Any, xp: Any) -> Any:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _are_probabilities(
     name: str, scores: Any, from_logits: bool | None, xp: Any, eps: float, refused: bool = True
 ) -> Any:
-    """Probabilities of the rows, or of yes where there is one column: see the module.
+    """Whether these are probabilities, of the rows or of yes alone, rather than logits: see above.
 
-    Rows in [0, 1] that do not sum to 1 are refused, or else warned of, as scikit-learn does either.
+    On the host other numbers are refused; but rows in [0, 1] that do not sum to 1 are only warned
+    of where scikit-learn does no more.
     """
-    alone = scores.ndim == 1 or scores.shape[1] == 1
-
-    def of_logits():
-        if alone:
-            return 0.5 * (1 + xp.tanh(0.5 * scores))
-        powers = xp.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-
     if from_logits:
-        return of_logits()
+        return False
     inside = ((scores >= 0) & (scores <= 1)).all()
-    whole = inside if alone else xp.abs(scores.sum(axis=1) - 1).max() <= max(1e-5, eps**0.5)
+    alone = scores.ndim == 1 or scores.shape[1] == 1
+    whole = alone or xp.abs(scores.sum(axis=1) - 1).max() <= max(1e-5, eps**0.5)
     if xp is jnp:
-        if from_logits is not None:
-            return scores
-        return jnp.where(inside & whole, scores, of_logits())
+        return from_logits is not None or inside & whole
     if inside and not whole and not refused:
         warnings.warn(f"{name} does not sum to 1 in each row", UserWarning, stacklevel=3)
     elif not inside or not whole:
@@ -234,7 +233,7 @@ def _probabilities(
             f"{name}: expected probabilities, and they {came}; of a network's outputs give "
             f"jax.nn.softmax({name}), or of one column jax.nn.sigmoid({name}), or from_logits=True"
         )
-    return scores
+    return True
 
 
 def _integers(y_true: Any, xp: Any) -> Any:
@@ -327,7 +326,7 @@ def _area(xp: Any, true: Any, score: Any, weight: Any, max_fpr: float | None = N
     T = xp.concatenate([start, xp.cumsum(xp.where(yes, each, 0))])
     F = xp.concatenate([start, xp.cumsum(xp.where(yes, 0, each))])
     positive, negative = T[-1], F[-1]
-    defined = (positive > 0) & (negative > 0)
+    defined = (positive > 0) & (negative > 0) & ~xp.isnan(score).any()
     T = T / xp.where(defined, positive, 1)
     F = F / xp.where(defined, negative, 1)
     limit = 1.0 if max_fpr is None else max_fpr
@@ -363,9 +362,15 @@ def _averaged_areas(
         return areas
     if over is None:
         return one(areas.mean(), xp)
-    areas = xp.where(over == 0, 0, areas)
-    total = over.sum()
-    return one(xp.where(total == 0, 0, (areas * over).sum() / xp.where(total == 0, 1, total)), xp)
+    return one(_over(xp, xp.where(over == 0, 0, areas), over, 0.0), xp)
+
+
+def _rest_areas(xp: Any, true: Any, score: Any, average: Any, weight: Any) -> Any:
+    """Each class against the rest, averaged."""
+    if average not in ("macro", "micro", "weighted", None):
+        raise ValueError(f"average: expected macro, micro, weighted or None, got {average!r}")
+    is_class = true[:, None] == xp.arange(score.shape[1])[None]
+    return _averaged_areas(xp, is_class, score, average, weight, None)
 
 
 def _each_area(xp: Any, true: Any, score: Any, weight: Any, max_fpr: float | None = None) -> Any:
@@ -396,12 +401,11 @@ def _pairwise_areas(xp: Any, true: Any, score: Any, average: Any, weight: Any) -
         areas, share = jax.vmap(of_pair)(*jnp.asarray(pairs.T))
     occurs = ~xp.isnan(areas)
     over = xp.where(occurs, share if average == "weighted" else 1.0, 0)
-    total = over.sum()
-    return one(
-        xp.where(
-            total > 0,
-            (xp.where(occurs, areas, 0) * over).sum() / xp.where(total > 0, total, 1),
-            xp.nan,
-        ),
-        xp,
-    )
+    return one(_over(xp, xp.where(occurs, areas, 0), over, xp.nan), xp)
+
+
+def _over(xp: Any, values: Any, weight: Any, otherwise: float) -> Any:
+    """The weighted mean, or another number where all weights are 0."""
+    total = weight.sum()
+    found = (values * weight).sum() / xp.where(total > 0, total, 1)
+    return xp.where(total > 0, found, otherwise)
