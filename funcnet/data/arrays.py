@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet.data.convert import from_host, no_pair, several_inputs
+from funcnet.data.convert import from_host, no_pair, several_inputs, two_sets
 from funcnet.errors import DataError, DtypeError, ShapeError
 
 
@@ -47,10 +47,10 @@ def as_arrays(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tu
     x = as_examples(f"{name}'s x", data[0], dtype)
     y = as_examples(f"{name}'s y", data[1], dtype)
     if examples(x) != examples(y):
+        fix = several_inputs("x", data[0]) or several_inputs("y", data[1]) or two_sets(name, data)
         raise ShapeError(
             f"{name}'s x has {examples(x)} examples and y has {examples(y)} (shapes {_shapes(x)} "
-            f"and {_shapes(y)}), expected as many; the first axis counts the examples"
-            f"{several_inputs('x', data[0]) or several_inputs('y', data[1])}"
+            f"and {_shapes(y)}), expected as many; the first axis counts the examples{fix}"
         )
     if examples(x) == 0:
         raise DataError(f"{name} is empty: x has shape {_shapes(x)}; there is nothing to train on")

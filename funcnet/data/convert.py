@@ -1,8 +1,8 @@
 """From what people have to arrays of numbers: converted, or refused with what to type instead.
 
 Whatever NumPy can read is taken: lists, ranges, NumPy's arrays of any byte order, and objects with
-`__array__`, as pandas, polars, xarray, TensorFlow and PyTorch have them. The rest is refused by
-what it is; each message ends with an expression that makes an array of it.
+`__array__` or `__dlpack__`, as pandas, polars, xarray, TensorFlow and PyTorch have them. The rest
+is refused by what it is; each message ends with an expression that makes an array of it.
 """
 
 import datetime
@@ -47,9 +47,11 @@ def _as_numpy(name: str, value: Any) -> np.ndarray:
     if np.ma.is_masked(value):
         raise DataError(f"{name} has masked entries; {MISSING}")
     _require_readable(name, value)
-    if callable(getattr(value, "detach", None)):
-        value = _from_torch(value)
     try:
+        if callable(getattr(value, "detach", None)):
+            value = _from_torch(value)
+        elif hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            value = np.from_dlpack(value)
         return np.asarray(value)
     except ValueError as error:
         raise ShapeError(f"{name} is ragged: {error}{several_inputs(name, value)}") from None
@@ -142,6 +144,9 @@ def _objects(name: str, given: str, array: np.ndarray) -> Exception:
         return DtypeError(f"{given}; use np.asarray({this}, np.float32)")
     if all(isinstance(entry, datetime.date) for entry in entries):
         return _dates(given, this)
+    row = array[0] if array.ndim == 2 else []
+    if dated := [n for n, entry in enumerate(row) if isinstance(entry, datetime.date)]:
+        return _dates(f"{given}: columns {dated} hold dates", f"np.asarray({this})[:, {dated[0]}]")
     if any(isinstance(entry, str | bytes) for entry in entries):
         return _words(name, given, array)
     kind = type(next(e for e in entries if not isinstance(e, numbers.Number))).__name__
@@ -221,6 +226,26 @@ def no_pair(name: str, data: Any) -> DataError:
     return DataError(f"{name} is {what}, expected a pair of arrays: (x, y){fix and '; use ' + fix}")
 
 
+def two_sets(name: str, data: Any) -> str:
+    """What to do where the two entries are each (x, y), ready to be added to a message."""
+    if not _are_pairs(data):
+        return ""
+    if isinstance(data, tuple):
+        return f"; of two sets, give data={name}[0] and validation={name}[1]"
+    return f"; of two batches, x, y = map(np.concatenate, zip(*{name})) makes one set"
+
+
+def _are_pairs(data: Any) -> bool:
+    """Whether each entry is an (x, y), of a batch, a set or one example."""
+    # Of up to three, lists of two numbers may be x, y and weights of two examples.
+    return all(
+        isinstance(entry, tuple | list)
+        and len(entry) == 2
+        and (len(data) > 3 or hasattr(entry[0], "shape"))
+        for entry in data
+    )
+
+
 def _pair_of(name: str, data: Any) -> str:
     """What to type, in words and code; "" where nothing is known."""
     if isinstance(data, Mapping):
@@ -229,15 +254,15 @@ def _pair_of(name: str, data: Any) -> str:
             keys = ["data", "target"]
         return f"({name}[{keys[0]!r}], {name}[{keys[1]!r}])" if len(keys) == 2 else ""
     if isinstance(data, tuple | list):
+        if data and _are_pairs(data):
+            join = "concatenate" if getattr(data[0][1], "ndim", 0) else "stack"
+            return f"x, y = map(np.{join}, zip(*{name}))"
         if len(data) == 4:
             return (
                 "data=(x_train, y_train) and validation=(x_test, y_test): train_test_split "
                 "returns x_train, x_test, y_train, y_test"
             )
-        if len(data) == 3:
-            return f"sample_weight={name}[2] for sample weights"
-        pairs = len(data) > 3 and all(isinstance(p, tuple | list) and len(p) == 2 for p in data)
-        return f"x, y = map(np.stack, zip(*{name}))" if pairs else ""
+        return f"sample_weight={name}[2] for sample weights" if len(data) == 3 else ""
     if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
         return "what np.load, np.loadtxt or fn.data.read_idx makes of the file"
     if hasattr(data, "columns"):

@@ -33,6 +33,11 @@ class OfAnotherLibrary:
         return np.asarray(self.array, dtype)
 
 
+class OnlyDlpack:
+    def __init__(self, array):
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+
 class Elsewhere:
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("on another device")
@@ -43,6 +48,7 @@ TAKEN: dict[str, tuple[Any, Any]] = {
     "big-endian, 64 and 16 bits": (X.astype(">f2"), Y.astype(">i8")),
     "big-endian, unsigned": (X.astype(np.longdouble), Y.astype(">u2")),
     "__array__": (OfAnotherLibrary(X), OfAnotherLibrary(Y)),
+    "__dlpack__": (OnlyDlpack(X), OnlyDlpack(Y)),
     "torch": (torch.tensor(X, requires_grad=True), torch.tensor(Y)),
     "torch, bfloat16": (torch.tensor(X).bfloat16(), torch.tensor(Y)),
     "lists": (X.tolist(), Y.tolist()),
@@ -164,6 +170,8 @@ LOADER = torch.utils.data.DataLoader(
 SETS: dict[str, tuple[Any, str]] = {
     "batches": (((X[i : i + 5], Y[i : i + 5]) for i in (0, 5, 10)),
                 "x, y = map(np.concatenate, zip(*data))"),
+    "list of batches": ([(X[i : i + 5], Y[i : i + 5]) for i in (0, 5, 10)],
+                        "x, y = map(np.concatenate, zip(*data))"),
     "DataLoader": (LOADER, "x, y = map(np.concatenate, zip(*data))"),
     "Dataset": (LOADER.dataset,
                 "x, y = map(np.stack, zip(*(data[i] for i in range(len(data)))))"),
@@ -200,6 +208,28 @@ def test_other_sets_are_refused_by_what_they_are():
             arrays.checked("data", data, jnp.float32)
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_two_batches_are_no_set_and_two_sets_are_two(kind):
+    data = kind([(X[:5], Y[:5]), (X[5:], Y[5:])])
+    with pytest.raises(ShapeError) as caught:
+        arrays.checked("data", data, jnp.float32)
+    if kind is list:
+        typed = str(caught.value).split("x, y = ")[1].removesuffix(" makes one set")
+        x, y = eval(typed, {"np": np, "data": data})
+        np.testing.assert_array_equal(x, X)
+        np.testing.assert_array_equal(y, Y)
+    else:
+        assert "give data=data[0] and validation=data[1]" in str(caught.value)
+
+
+def test_a_column_of_dates_in_a_table_is_counted_in_days():
+    table = np.array([[0.5, datetime.datetime(2000, 1, 1 + n)] for n in range(12)], object)
+    with pytest.raises(DtypeError, match=r"columns \[1\] hold dates") as caught:
+        arrays.checked("data", (table, Y), jnp.float32)
+    typed = str(caught.value).split("count days: ")[1]
+    np.testing.assert_array_equal(eval(typed, {"np": np, "x": table}), range(12))
+
+
 def test_what_is_missing_is_said_where():
     for value in (None, type("NAType", (), {"__repr__": lambda self: "<NA>"})()):
         table = np.array([["a", value]] * 12, object)
@@ -209,6 +239,7 @@ def test_what_is_missing_is_said_where():
 
 def test_no_array_at_all():
     for value, message in [
+        (torch.zeros(12, device="meta"), "Tensor, which cannot be read as an array"),
         (Elsewhere(), r"Elsewhere, which cannot be read .* \(on another device\); convert"),
         ({1, 2}, "a set has no order"),
         (len, "builtin_function_or_method, expected an array"),
