@@ -430,7 +430,7 @@ def _require_no_classes(name: str, weight: Any) -> None:
 class ClassWeights(dict[int, float]):
     """From classes to weights, hashable; a class that is not named has weight 1."""
 
-    def __hash__(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(frozenset(self.items()))
 
     def array(self, classes: int) -> np.ndarray:
