@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
         again = shlex.join([*arguments, *(["--resume"] if "--resume" not in arguments else [])])
         print(f"python -m experiments {name}: stopped; to go on:", file=sys.stderr)
         print(f"    python -m experiments {again}", file=sys.stderr)
-        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)  # as a shell counts it
+        numbers = (number for number in stopped.args if isinstance(number, int))
+        return 128 + next(numbers, signal.SIGINT)  # as a shell counts it
     return 0
 
 
