@@ -122,9 +122,10 @@ def _arrays(shapes: Any, dtype: Any) -> Any:
     """The arrays of a tree of shapes, as JAX traces them."""
 
     def array(shape):
-        if hasattr(shape, "shape") and hasattr(shape, "dtype"):
+        is_number = isinstance(shape, np.generic)  # which has a shape and a dtype as well
+        if hasattr(shape, "dtype") and not is_number:
             return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
-        if not _is_shape(shape):
+        if is_number or not _is_shape(shape):
             raise ShapeError(
                 f"input_shape is {shapes!r}, expected a tuple of integers such as (784,), or a "
                 f"tree of such"

@@ -10,12 +10,19 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from funcnet.errors import ShapeError
 from funcnet.io.files import write_atomically
-from funcnet.layers.module import Module, Params, State, as_pair, located, require_module
+from funcnet.layers.module import (
+    Module,
+    Params,
+    State,
+    as_pair,
+    dtype_of,
+    located,
+    require_module,
+)
 
 BATCH = "batch"
 
@@ -62,7 +69,7 @@ def export(
         ModuleNotFoundError: flatbuffers is missing, the extra `export`, which JAX needs to write.
     """
     require_module(model)
-    x = _inputs(input_shape, _floating_dtype(params) if dtype is None else dtype)
+    x = _inputs(input_shape, dtype_of(params) if dtype is None else dtype)
 
     def predict(x):
         with located((), model):
@@ -89,7 +96,10 @@ def _inputs(shapes: Any, dtype: Any) -> Any:
     scope = jax.export.SymbolicScope()
 
     def array(leaf):
-        shape, leaf_dtype = getattr(leaf, "shape", leaf), getattr(leaf, "dtype", dtype)
+        shape, leaf_dtype = leaf, dtype
+        # A number of NumPy has a shape and a dtype as well.
+        if hasattr(leaf, "dtype") and not isinstance(leaf, np.generic):
+            shape, leaf_dtype = leaf.shape, leaf.dtype
         if not _is_shape(shape):
             raise ShapeError(
                 f"input_shape is {shapes!r}, expected the shape of an example, such as (784,), or "
@@ -119,8 +129,3 @@ def _is_shape(value: Any) -> bool:
         or (isinstance(axis, int | np.integer) and not isinstance(axis, bool) and axis >= 0)
         for axis in value
     )
-
-
-def _floating_dtype(params: Params) -> Any:
-    dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
-    return next((dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)), jnp.float32)

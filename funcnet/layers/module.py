@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -222,6 +223,13 @@ def naming(layer: Module, x: Any, fix: Callable[[], str] | None = None) -> Itera
         message = f"{error.args[0]}; {advice}" if advice else error.args[0]
         error.args = (f"{layer!r}: {message}", *error.args[1:])
         raise
+
+
+def dtype_of(params: Params) -> Any:
+    """The dtype of floating inputs: that of the first floating parameter, or float32."""
+    dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+    floating = (dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating))
+    return next(floating, jnp.dtype(jnp.float32))
 
 
 def as_pair(layer: Module, method: str, returned: Any) -> tuple[Any, Any]:

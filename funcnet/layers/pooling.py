@@ -48,9 +48,8 @@ class MaxPool2d(Module):
 
     def __post_init__(self) -> None:
         options = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        names = ("kernel_size", "stride", "padding", "dilation")
-        for name, pair in zip(names, require_pooling("MaxPool2d's", *options), strict=True):
-            set_fields(self, **{name: pair})
+        kernel_size, stride, padding, dilation = require_pooling("MaxPool2d's", *options)
+        set_fields(self, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
 
     def apply(
         self,
@@ -96,9 +95,8 @@ class AvgPool2d(Module):
 
     def __post_init__(self) -> None:
         options = (self.kernel_size, self.stride, self.padding, 1, self.ceil_mode)
-        names = ("kernel_size", "stride", "padding")
-        for name, pair in zip(names, require_pooling("AvgPool2d's", *options)[:3], strict=True):
-            set_fields(self, **{name: pair})
+        kernel_size, stride, padding, _ = require_pooling("AvgPool2d's", *options)
+        set_fields(self, kernel_size=kernel_size, stride=stride, padding=padding)
         require_divisor("AvgPool2d's", self.count_include_pad, self.divisor_override)
 
     def apply(

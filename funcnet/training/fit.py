@@ -187,33 +187,27 @@ def fit(
 
 def _result_or_error(settings: Settings, carry: Progress, on_divergence: str) -> FitResult:
     """What was learned; or a warning or an error that the run has diverged."""
-    result = _result(settings, carry)
-    if int(carry.diverged_at) < 0:
+    result, diverged_at = _result(settings, carry), int(carry.diverged_at)
+    if diverged_at < 0:
         if held := held_back(result.run.opt_state):
             warnings.warn(held, RuntimeWarning, stacklevel=3)
         return result
-    error = _divergence(settings.trainer, carry, settings.data, result)
+    diagnosis = diagnose(settings.trainer, carry.run, settings.data)
+    found = "" if diagnosis is None else f": {diagnosis}"
+    message = (
+        f"the loss, a parameter or the model's state became infinite or NaN in epoch {diverged_at} "
+        f"(counted from 0){found}; {SMALLER_STEPS if diagnosis is None else diagnosis.mend}"
+    )
     if on_divergence == "raise":
-        raise error
-    message = error.args[0].rsplit("; error.result", 1)[0]
+        raise DivergenceError(
+            f"{message}; error.result holds the last finite epoch's parameters",
+            epoch=diverged_at,
+            result=result,
+            diagnosis=diagnosis,
+        )
     kept = f"{message}; the result is the last finite epoch's"
     warnings.warn(kept, RuntimeWarning, stacklevel=3)
     return result
-
-
-def _divergence(trainer, carry, data, result) -> DivergenceError:
-    """The error that says in which epoch, step and layer a run diverged, and what may help."""
-    diverged_at = int(carry.diverged_at)
-    diagnosis = diagnose(trainer, carry.run, data)
-    found = "" if diagnosis is None else f": {diagnosis}"
-    mend = SMALLER_STEPS if diagnosis is None else diagnosis.mend
-    return DivergenceError(
-        f"the loss, a parameter or the model's state became infinite or NaN in epoch {diverged_at} "
-        f"(counted from 0){found}; {mend}; error.result holds the last finite epoch's parameters",
-        epoch=diverged_at,
-        result=result,
-        diagnosis=diagnosis,
-    )
 
 
 def _first_run(settings: Settings, key: Array, dtype: Any) -> TrainState:
@@ -283,11 +277,12 @@ def _train_in_pieces(
             until = min(done + piece, epochs)
             if checkpoints:
                 until = min(until, checkpoints.until(done))
-            before_epoch(callbacks, _event(settings, carry, done))
+            if callbacks:
+                before_epoch(callbacks, _event(settings, carry, done))
             carry, trained, spent = _train_piece(settings, carry, done, until)
             done += trained
             bar.update(trained)
-            if trained and _told_to_stop(settings, carry, held, checkpoints):
+            if callbacks and trained and _told_to_stop(settings, carry, held, checkpoints):
                 break
             if done < until:  # diverged or stopped early
                 break

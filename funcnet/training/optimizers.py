@@ -24,7 +24,7 @@ from jax.core import Tracer
 from funcnet._internal.identity import Shared
 from funcnet.errors import ConfigError, FuncnetError
 from funcnet.layers import Params
-from funcnet.training.state import dtype_of
+from funcnet.layers.module import dtype_of
 
 # What an optimizer is refused for, by the name of the function of optax that made (part of) it.
 _ADVICE = {

@@ -14,10 +14,11 @@ from funcnet._internal import notebook
 from funcnet.data import arrays
 from funcnet.errors import ConfigError
 from funcnet.layers import Loss, Params, State
+from funcnet.layers.module import dtype_of
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
 from funcnet.training.optimizers import evaluation_params
-from funcnet.training.state import Data, Progress, TrainState, Watching, dtype_of
+from funcnet.training.state import Data, Progress, TrainState, Watching
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
 

@@ -132,8 +132,8 @@ def _checked_keys(keys: Any) -> Any:
     found = [leaf for leaf in leaves if _are_keys(leaf)]
     if not found:
         raise DtypeError(
-            f"keys is {type(keys).__name__} {jax.tree.map(_outline, keys)}, expected typed keys, or "
-            f"a tree with such keys in it; make them with jax.random.split(key, seeds)"
+            f"keys is {type(keys).__name__} {jax.tree.map(_outline, keys)}, expected typed keys, "
+            f"or a tree with such keys in it; make them with jax.random.split(key, seeds)"
         )
     _require_keys(found[0])
     for leaf in leaves:

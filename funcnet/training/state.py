@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from funcnet.layers import Params, State
+from funcnet.layers.module import dtype_of
 
 Data = tuple[Any, Any]
 """(x, y): each a pytree of arrays whose first axis counts the examples."""
@@ -163,12 +164,6 @@ def _unused(name, taken):
     while unused in taken:
         unused, number = f"{name}_{number}", number + 1
     return unused
-
-
-def dtype_of(params: Params) -> Any:
-    """The dtype that floating data are cast to: that of the first floating parameter."""
-    floating = (p.dtype for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating))
-    return next(floating, jnp.dtype(jnp.float32))
 
 
 def loss_dtype(params: Params) -> Any:

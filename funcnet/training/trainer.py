@@ -33,7 +33,7 @@ from funcnet._internal.identity import Shared, identity
 from funcnet.data import arrays
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.layers import Module, Params, State
-from funcnet.layers.module import as_pair, require_module
+from funcnet.layers.module import as_pair, dtype_of, require_module
 from funcnet.training import metrics
 from funcnet.training.evaluation import evaluate, mean_loss
 from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
@@ -42,7 +42,6 @@ from funcnet.training.state import (
     Data,
     TrainState,
     chosen,
-    dtype_of,
     has_stopped,
     hyperparameters,
     loss_dtype,

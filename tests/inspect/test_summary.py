@@ -4,6 +4,7 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import funcnet as fn
@@ -94,7 +95,9 @@ def test_shapes_of_further_inputs_and_options():
     assert rows[0].output_shape == (4, 3)
 
 
-@pytest.mark.parametrize("shape", [None, 3, (2.0, 3), {"a": (True,)}, ((5, 3), "5"), (-1,)])
+@pytest.mark.parametrize(
+    "shape", [None, 3, np.int64(4), (2.0, 3), {"a": (True,)}, ((5, 3), "5"), (-1,)]
+)
 def test_what_is_not_a_shape_is_refused(shape):
     with pytest.raises(ShapeError, match=r"input_shape is .*, expected a tuple of integers"):
         fn.summary(fn.Linear(3, 2), shape)

@@ -127,7 +127,9 @@ def test_for_a_platform_that_is_not_here(platform):
     )
 
 
-@pytest.mark.parametrize("shape", [None, 3, (3.0,), (True,), ("a b", 3), (-1, 3), {"x": None}])
+@pytest.mark.parametrize(
+    "shape", [None, 3, np.int64(3), (3.0,), (True,), ("a b", 3), (-1, 3), {"x": None}]
+)
 def test_what_is_no_shape_is_refused(shape):
     with pytest.raises(ShapeError, match="input_shape is"):
         fn.export(WIDE, *WIDE.init(KEY), shape)
@@ -139,7 +141,7 @@ def test_what_does_not_fit_is_refused_in_the_layers_words():
     with pytest.raises(ParamsError, match=r"model\.init"):
         fn.export(WIDE, (), (), (3,))
     with pytest.raises(ConfigError, match=r"expected an instance of funcnet\.Module"):
-        fn.export(lambda x: x, (), (), (3,))  # type: ignore[arg-type]
+        fn.export(lambda x: x, (), (), (3,))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_file_that_cannot_be_written_names_itself(tmp_path):

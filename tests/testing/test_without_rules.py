@@ -128,4 +128,4 @@ def test_it_keeps_the_name_and_holds_no_rule():
 
 def test_no_function_is_refused():
     with pytest.raises(fn.errors.DtypeError, match="got Array"):
-        fn.without_rules(X)  # type: ignore[arg-type]
+        fn.without_rules(X)  # pyright: ignore[reportArgumentType]
