@@ -5,11 +5,12 @@ equal to themselves alone. `optax.adam(1e-2)`, written out again, is a pair of n
 the code and the settings of the old ones: it computes the same. `identity` finds that out, and is
 strict: what could differ unseen makes a value equal to itself alone, as it was to JAX before.
 
-- Numbers, text and dtypes count by type and value, small arrays by all their bits.
-- A function counts by its code, what it closes over and its defaults. One that a package trusted
-  here defines in a module counts by itself. For any other function the globals that its code reads
-  count as well; if it imports, assigns globals, reads files, uses NumPy (whose random numbers are
-  others each time), or closes over what can be changed in place, it is equal to itself alone.
+- Numbers, text, types and dtypes count by type and value, small arrays by all their bits.
+- A function of optax, `fn.ops` or `fn.metrics` counts by its code, its defaults and what it closes
+  over; its module, and what it reads there, is taken for constant, as by JAX's own caches.
+- A function of anybody else's counts likewise if it is arithmetic alone: it names nothing outside
+  itself, no global, attribute or import, and holds numbers and immutable arrays. Any other could
+  read what changes.
 - An object counts by its attributes if its class is optax's. Any other is unknown.
 
 `describe` is for checkpoints: JSON, which names what it does not know. Here that is not enough.
@@ -19,27 +20,18 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-# What these define in their modules is taken for constant, and pure.
-_TRUSTED = {"chex", "funcnet", "jax", "jaxlib", "math", "numpy", "operator", "optax"}
-_VALUES = (bool, int, str, bytes, complex, types.NoneType, types.EllipsisType)
-_CHANGEABLE = (list, dict, set, np.ndarray)
-_LARGE = 4096  # entries of an array
+from funcnet.errors import ConfigError
 
-# Names that a function of a user's own may read besides its globals.
-_BUILTINS = {
-    *("abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "int", "isinstance"),
-    *("len", "list", "map", "max", "min", "pow", "range", "reversed", "round", "set", "sorted"),
-    *("str", "sum", "tuple", "zip"),
-}
-# Attributes of modules that are not the same each time.
-_IMPURE = {"config", "fromfile", "interop", "load", "load_params", "read_idx", "restore"}
+_TRUSTED = ("optax", "funcnet.metrics", "funcnet.ops")  # and what is below them
+_NUMBERS = (bool, int, float, complex, types.NoneType, np.generic, jax.Array)
+_LARGE = 4096  # entries of an array
 
 
 class _UnknownError(Exception):
@@ -72,149 +64,112 @@ def identity(value: Any) -> tuple[bool, Hashable]:
         True and its parts; or False and the value itself, compared as it compares itself.
     """
     try:
-        return True, _parts(value, (), True)
-    except _UnknownError:
+        return True, _parts(value, {})
+    except (_UnknownError, RecursionError):
         return False, value if isinstance(value, Hashable) else _Itself(value)
 
 
-def _parts(value: Any, within: tuple[int, ...], frozen: bool) -> Hashable:
+def _parts(value: Any, seen: dict[int, tuple[int, Any]]) -> Hashable:
     """What a value is made of.
 
     Args:
         value: any value.
-        within: what is being taken apart, by identity.
-        frozen: whether to take what can be changed in place for what it is now.
+        seen: what was taken apart before, by id: its number and itself, which keeps the id its own.
 
     Raises:
         _UnknownError: there is something that one cannot look into.
     """
     kind = type(value)
-    if kind in _VALUES:
+    if kind in (bool, int, str, bytes, types.NoneType, types.EllipsisType, types.CodeType):
         return kind, value
-    if kind is float:
-        return kind, value.hex()
+    if kind in (float, complex):
+        return kind, np.asarray(value).tobytes()  # -0.0 is not 0.0
     if isinstance(value, np.dtype):
         return "dtype", value
-    if id(value) in within:
-        return "within", within.index(id(value))
-    if kind in _CHANGEABLE and not frozen:
-        raise _UnknownError
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         return _array(value)
-    if _is_constant(value):
+    if isinstance(value, type) and _is_named(value):
         return _Itself(value)
-    within = (*within, id(value))
-    return kind, *_inside(value, within, frozen)
-
-
-def _inside(value: Any, within: tuple[int, ...], frozen: bool) -> Iterator[Hashable]:
-    """The parts of what holds other values."""
-    kind = type(value)
-    if isinstance(value, types.FunctionType):
-        yield from _function(value, within, frozen)
-        return
-    if kind is types.MethodType:
-        held = value.__func__, value.__self__
-    elif kind is functools.partial:
-        held = value.func, *value.args, *value.keywords.items()
-        frozen = False  # a user's own
-    elif kind is dict:
-        held = value.items()
-    elif kind in (tuple, list) or (isinstance(value, tuple) and _is_constant(kind)):
-        held = value
-    elif kind in (set, frozenset):
-        yield frozenset(_parts(part, within, frozen) for part in value)
-        return
-    elif _package(kind.__module__) == "optax" and hasattr(value, "__dict__"):
-        held = vars(value).items()
-    else:
-        raise _UnknownError
-    for part in held:
-        yield _parts(part, within, frozen)
+    if id(value) in seen:
+        return "seen", seen[id(value)][0]
+    seen[id(value)] = len(seen), value
+    return kind, *(_parts(part, seen) for part in _inside(value))
 
 
 def _array(value: Any) -> Hashable:
     """An array by its bits."""
     if isinstance(value, jax.Array):
-        if isinstance(value, Tracer) or value.committed or value.size > _LARGE:
+        if isinstance(value, Tracer) or value.is_deleted() or value.committed:
             raise _UnknownError
-        if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return "key", str(jax.random.key_impl(value)), _array(jax.random.key_data(value))
-    elif type(value).__module__ != "numpy" or value.dtype.hasobject or value.size > _LARGE:
+    elif type(value).__module__ != "numpy" or value.dtype.hasobject:
         raise _UnknownError
-    weak = getattr(value, "weak_type", None)
-    return type(value), value.dtype, value.shape, weak, np.asarray(value).tobytes()
+    if value.size > _LARGE:
+        raise _UnknownError
+    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.dtype, _array(jax.random.key_data(value))
+    bits = np.asarray(value).tobytes()
+    return _Itself(type(value)), value.dtype, value.shape, getattr(value, "weak_type", None), bits
 
 
-def _function(function: Any, within: tuple[int, ...], frozen: bool) -> Iterator[Hashable]:
-    """A function by its code, and by all that its code can see."""
+def _inside(value: Any) -> Iterable[Any]:
+    """The parts of what holds other values."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        return _of_function(value)
+    if kind is types.MethodType:
+        return value.__func__, value.__self__
+    if kind is functools.partial:
+        return value.func, value.args, value.keywords
+    if kind is dict:
+        return value.items()
+    if kind in (tuple, list):
+        return value
+    if _is_trusted(kind.__module__) and _is_named(kind):
+        return value if isinstance(value, tuple) else (vars(value),)
+    raise _UnknownError
+
+
+def _of_function(function: types.FunctionType) -> Iterable[Any]:
+    """All that a function computes with, where that is known."""
     code = function.__code__
-    module = sys.modules.get(function.__module__)
-    trusted = _package(function.__module__) in _TRUSTED
-    trusted = trusted and function.__globals__ is getattr(module, "__dict__", None)
-    frozen = frozen and trusted
-    yield code
-    held = [function.__defaults__, *(function.__kwdefaults__ or {}).items()]
     try:
-        held += [cell.cell_contents for cell in function.__closure__ or ()]
+        held = tuple(cell.cell_contents for cell in function.__closure__ or ())
     except ValueError:  # not filled yet
         raise _UnknownError from None
-    if not trusted:
-        held += _read(code, function.__globals__)
-    for part in (*held, *vars(function).items()):
-        yield _parts(part, within, frozen)
-
-
-def _read(code: types.CodeType, known: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The globals that the code of a function reads, by name."""
-    if not _IMPURE.isdisjoint(code.co_names):
+    defaults, by_name, attributes = function.__defaults__, function.__kwdefaults__, vars(function)
+    module = str(function.__globals__.get("__name__"))
+    if _is_trusted(module) and function.__globals__ is vars(sys.modules[module]):
+        return module, code, defaults, by_name, attributes, held
+    numbers = (*held, *(defaults or ()), *(by_name or {}).values())
+    if attributes or not all(isinstance(a, _NUMBERS) for a in numbers) or not _is_arithmetic(code):
         raise _UnknownError
-    for instruction in dis.get_instructions(code):
-        operation, name = instruction.opname, instruction.argval
-        if operation == "LOAD_GLOBAL" and name in known:
-            if _package(getattr(known[name], "__name__", "")) == "numpy":
-                raise _UnknownError
-            yield name, known[name]
-        elif operation == "LOAD_GLOBAL" and name in _BUILTINS:
-            continue
-        elif "GLOBAL" in operation or "_NAME" in operation or operation == "LOAD_BUILD_CLASS":
-            raise _UnknownError
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _read(constant, known)
+    return code, defaults, by_name, held
 
 
-def _is_constant(value: Any) -> bool:
-    """Whether this is what a trusted package calls by this name: a module, a class, a function."""
-    if isinstance(value, types.ModuleType):
-        return _package(value.__name__) in _TRUSTED and sys.modules.get(value.__name__) is value
-    module, name = (getattr(value, of, None) for of in ("__module__", "__qualname__"))
-    if isinstance(value, type) and module == "builtins":
-        return True
-    if not isinstance(module, str) or not isinstance(name, str):
+def _is_arithmetic(code: types.CodeType) -> bool:
+    """Whether code names nothing, and changes nothing that it closes over."""
+    operations = {instruction.opname for instruction in dis.get_instructions(code)}
+    nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    names = code.co_names or not operations.isdisjoint({"STORE_DEREF", "DELETE_DEREF"})
+    return not names and all(_is_arithmetic(inner) for inner in nested)
+
+
+def _is_trusted(module: str) -> bool:
+    """Whether a module is one of those that are taken for constant, and pure."""
+    if module not in sys.modules:
         return False
-    if _package(module) not in _TRUSTED or module.startswith("numpy.random"):
-        return False
-    return _found(module, name) is value
+    return module.startswith(tuple(f"{name}." for name in _TRUSTED)) or module in _TRUSTED
 
 
-def _found(module: str, name: str) -> Any:
-    try:
-        return functools.reduce(getattr, name.split("."), sys.modules[module])
-    except (AttributeError, KeyError):
-        return None
-
-
-def _package(module: Any) -> str:
-    return module.split(".")[0] if isinstance(module, str) else ""
+def _is_named(kind: type) -> bool:
+    """Whether a package that leaves its types as they are calls this type by its name."""
+    package = kind.__module__.split(".")[0]
+    found = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None)
+    return package in ("builtins", "jax", "numpy", "optax") and found is kind
 
 
 class Shared:
-    """A static argument of a compiled program, equal to others that compute the same.
-
-    Attributes:
-        value: what the program is traced from.
-    """
+    """A static argument of a compiled program, equal to others that compute the same."""
 
     def __init__(self, value: Any, parts: Callable[[], Hashable]):
         """Of a value, and a function that tells what it is compared by.
@@ -222,14 +177,24 @@ class Shared:
         It is asked now, and again when a program is traced: between, what can be changed in place
         may have changed.
         """
-        self.value = value
+        self._value = value
         self._parts = parts
         self._made = parts()
         self._hash = hash(self._made)
 
-    def unchanged(self) -> bool:
-        """Whether it is what it was."""
-        return self._parts() == self._made
+    @property
+    def value(self) -> Any:
+        """What a program is traced from.
+
+        Raises:
+            ConfigError: it is no longer what the program will be found by.
+        """
+        if self._parts() != self._made:
+            raise ConfigError(
+                "what the optimizer, the loss or a metric is made of (a list, a dict, an array or "
+                "a variable) was changed after the Trainer was made; make the Trainer again"
+            )
+        return self._value
 
     def __hash__(self) -> int:
         return self._hash

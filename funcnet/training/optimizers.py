@@ -144,11 +144,14 @@ def trial(optimizer: Shared, params: Params) -> Trial:
         ConfigError: it cannot be used.
     """
     leaves, structure = jax.tree.flatten(params)
-    return _trial(optimizer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _trial(optimizer, structure, kinds, jax.dtypes.canonicalize_dtype(float))
 
 
 @functools.lru_cache(maxsize=256)
-def _trial(shared: Shared, structure: Any, kinds: tuple[tuple[Any, Any], ...]) -> Trial:
+def _trial(
+    shared: Shared, structure: Any, kinds: tuple[tuple[Any, Any], ...], widest: Any
+) -> Trial:
     optimizer = shared.value
     params = structure.unflatten([jax.ShapeDtypeStruct(*kind) for kind in kinds])
     raw: list[str] = []

@@ -256,7 +256,7 @@ def begun(trainer: Trainer, key: Array, params: Params, state: State) -> TrainSt
 
 def _train_epochs(program, progress, data, validation, until, watching=None):
     """Train until `until` epochs of the history are done, diverged or stopped early."""
-    trainer = _traced(program)
+    trainer = program.value
     _require_opt_state(trainer, progress.run)
     # Hidden from XLA: a program that knew the number of epochs could round differently.
     until = jax.lax.optimization_barrier(jnp.int32(until))
@@ -374,7 +374,7 @@ def _steps_at_once(params):
 
 @partial(jax.jit, static_argnums=0)
 def _step(program, run, x, y):
-    trainer = _traced(program)
+    trainer = program.value
     after, loss, _ = update(trainer, run, x, y, single_key(run))
     return after._replace(step=run.step + 1), loss
 
@@ -392,20 +392,6 @@ def evaluated(scoring: Shared, params: Params, state: State, data: Data) -> dict
 
 def _made_of(optimizer):
     return type(optimizer), identity(optimizer.init), identity(optimizer.update)
-
-
-def _traced(program: Shared) -> Trainer:
-    """The trainer that a program is traced from.
-
-    Raises:
-        ConfigError: it is no longer what the program will be found by.
-    """
-    if not program.unchanged():
-        raise ConfigError(
-            "a list, dict or array that the optimizer holds was changed after the Trainer was "
-            "made; make the optimizer and the Trainer again"
-        )
-    return program.value
 
 
 def require_epochs(epochs: Any) -> int:

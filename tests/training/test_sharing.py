@@ -81,16 +81,16 @@ def test_step_sizes_that_are_arguments_compile_once():
 
 
 def test_a_loss_and_metrics_written_out_again_share_a_program():
-    def run(scale):
-        loss = lambda prediction, y: scale * fn.ops.cross_entropy(prediction, y)  # noqa: E731
-        right = lambda y, prediction: jnp.mean(prediction.argmax(-1) == y)  # noqa: E731
-        result = fit(optax.sgd(0.1), loss=loss, metrics={"right": right})
-        return float(result.history["loss"][0])
+    def run(smoothing):
+        f1 = functools.partial(fn.metrics.f1_score, average="macro")
+        loss = fn.CrossEntropyLoss(label_smoothing=smoothing)
+        metrics = {"accuracy": fn.metrics.accuracy, "f1": f1}
+        return float(fit(optax.sgd(0.1), loss=loss, metrics=metrics).history["loss"][0])
 
-    first = run(1.0)
-    assert compiled(lambda: run(1.0)) == 0
-    assert run(1.0) == first
-    np.testing.assert_allclose(run(2.0) / first, 2, rtol=0.1)
+    first = run(0.0)
+    assert compiled(lambda: run(0.0)) == 0
+    assert run(0.0) == first
+    assert run(0.5) != first
 
 
 def test_a_step_of_an_equal_trainer_compiles_nothing():
@@ -138,7 +138,7 @@ def test_pairs_that_are_none_are_refused(keys, error, says):
 
 OPTIMIZERS = {
     "adam": lambda: optax.adam(1e-2),
-    "adamw": lambda: optax.adamw(1e-2, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p)),
+    "adamw": lambda: optax.adamw(1e-2, mask=({"weight": True, "bias": False}, (), True)),
     "cosine": lambda: optax.sgd(optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100)),
     "pieces": lambda: optax.sgd(optax.piecewise_constant_schedule(0.1, {10: 0.1})),
     "own schedule": lambda: decayed(0.1),
@@ -167,6 +167,10 @@ def test_an_optimizer_written_out_again_is_the_same(name):
         assert hash(parts) == hash(identity(getattr(second, part))[1])
 
 
+def closes_over(value):
+    return lambda step: value
+
+
 def update_of(value):
     return optax.sgd(value).update
 
@@ -176,6 +180,15 @@ SCALE = 1.0
 
 def scaled(step):
     return SCALE * step
+
+
+def doubled(step):
+    return 2 * step
+
+
+def named_as(name, f):
+    f.__module__, f.__qualname__, f.__name__ = "optax", name, name
+    return f
 
 
 class Schedule:
@@ -201,22 +214,23 @@ class Schedule:
         (lambda a: a + 1, lambda a: a + 2),
         (lambda a: a + 1, lambda a: a + 1.0),
         (lambda a, b=1: a + b, lambda a, b=2: a + b),
-        (functools.partial(max, 1), functools.partial(max, 2)),
+        (functools.partial(jnp.maximum, 1), functools.partial(jnp.maximum, 2)),
+        (closes_over(0j), closes_over(-0j)),
     ],
 )
 def test_what_differs_is_not_the_same(one, other):
     assert identity(one) != identity(other)
 
 
-def test_a_global_that_changed_makes_another_function(monkeypatch):
-    before = identity(optax.sgd(scaled).update)
-    assert before == identity(optax.sgd(scaled).update)
-    monkeypatch.setitem(globals(), "SCALE", 2.0)
-    assert before != identity(optax.sgd(scaled).update)
+def counting():
+    calls = 0
 
+    def rate(step):
+        nonlocal calls
+        calls += 1
+        return step * calls
 
-def closes_over(value):
-    return lambda step: value
+    return rate
 
 
 def imports(step):
@@ -229,23 +243,64 @@ def imports(step):
     "make",
     [
         lambda: Schedule(),
+        lambda: Schedule().__call__,
+        lambda: Schedule,
         lambda: closes_over([0.1]),
+        lambda: closes_over(([0.1],)),
         lambda: closes_over({"rate": 0.1}),
         lambda: closes_over(np.ones(2)),
         lambda: closes_over(Schedule()),
+        lambda: closes_over(iter([0.1])),
+        lambda: closes_over(np.load),
         lambda: closes_over(jnp.ones(10_000)),
+        lambda: closes_over(jax.device_put(jnp.ones(2), jax.devices()[0])),
+        lambda: counting(),
+        lambda: lambda step, rates=[0.1]: rates[0],
+        lambda: lambda step, *, rates=[0.1]: rates[0],
         lambda: lambda step: np.random.rand(),
-        lambda: lambda step: Schedule.rate,
-        lambda: lambda step: RNG.normal() * step,
-        lambda: lambda step: fn.load("params", MODEL),
+        lambda: lambda step: SCALE * step,
+        lambda: lambda step: (lambda: SCALE * step)(),
+        lambda: lambda step: jnp.tanh(step),
+        lambda: lambda step: step.size,
         lambda: lambda step: exec("pass"),
         lambda: imports.__get__(1.5),
+        lambda: functools.partial(np.load, "rates.npy"),
+        lambda: functools.partial(scaled, 0.1),
+        lambda: functools.partial(jax.random.normal, jax.random.key(0)),
+        lambda: jax.jit(lambda step: step),
+        lambda: functools.lru_cache(lambda step: 0.1),
+        lambda: named_as("adam", lambda step: SCALE * step),
+        lambda: named_as("adam", type("adam", (), {"rate": 0.1})),
     ],
 )
 def test_what_nobody_can_look_into_equals_itself_alone(make):
     one, other = optax.sgd(make()), optax.sgd(make())
+    assert not identity(one.update)[0]
     assert identity(one.update) == identity(one.update)
     assert identity(one.update) != identity(other.update)
+
+
+def test_the_settings_of_a_partial_function_are_not_its_arguments():
+    f = fn.metrics.f1_score
+    assert identity(functools.partial(f, ("average", "macro"))) != identity(
+        functools.partial(f, average="macro")
+    )
+    assert identity(functools.partial(f, average="macro")) == identity(
+        functools.partial(f, average="macro")
+    )
+
+
+def test_an_optimizer_around_a_function_of_ones_own_is_compiled_anew(monkeypatch):
+    def run():
+        return fit(optax.inject_hyperparams(rated)(1.0)).history["loss"]
+
+    def rated(scale):
+        return optax.sgd(SCALE * scale)
+
+    still = fit(optax.set_to_zero()).history["loss"]
+    assert run()[-1] < still[-1] - 1e-3
+    monkeypatch.setitem(globals(), "SCALE", 0.0)
+    np.testing.assert_allclose(run(), still, rtol=1e-5)
 
 
 def test_an_own_schedule_that_cannot_be_looked_into_is_never_stale():
@@ -260,12 +315,45 @@ def test_an_own_schedule_that_cannot_be_looked_into_is_never_stale():
     assert run()[-1] < still[-1] - 1e-3
 
 
+def test_chains_of_any_depth_are_looked_into_or_left_alone():
+    def chained(depth):
+        optimizer = optax.identity()
+        for _ in range(depth):
+            optimizer = optax.chain(optimizer, optimizer)
+        return optimizer.update
+
+    assert identity(chained(50))[0]
+    assert identity(chained(50)) == identity(chained(50))
+    assert not identity(chained(2000))[0]
+
+
+def test_a_deleted_array_is_unknown():
+    array = jnp.ones(2)
+    f = closes_over(array)
+    assert identity(f)[0]
+    array.delete()
+    assert not identity(f)[0]
+
+
+def test_an_evaluation_sees_a_global_that_changed(monkeypatch):
+    def loss_of():
+        def loss(prediction, y):
+            return SCALE * fn.ops.cross_entropy(prediction, y)
+
+        trainer = fn.Trainer(MODEL, loss, optax.sgd(0.1))
+        return float(trainer.evaluate(*MODEL.init(KEYS[0]), (X, LABELS)))
+
+    one = loss_of()
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert loss_of() == pytest.approx(2 * one)
+
+
 def test_an_optimizer_changed_after_the_trainer_was_made_is_refused():
     decay = np.array(0.1)
     optimizer = optax.chain(optax.trace(decay), optax.scale(-0.1))
     trainer = fn.Trainer(MODEL, CE, optimizer, batch_size=7)
     run = trainer.init(KEYS[0])
-    assert trainer._program.unchanged()
+    assert trainer._program.value is trainer
     decay[...] = 0.2
     with pytest.raises(fn.errors.ConfigError, match="changed after the Trainer was made"):
         trainer.run(run, (X, LABELS), 1)
