@@ -1,5 +1,6 @@
 """What every test runs under: no implicit rank promotion, and missing extras only outside CI."""
 
+import collections
 import importlib.util
 import itertools
 import os
@@ -70,7 +71,9 @@ EXTRAS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
+    mark_most_slow(items)
     if "CI" in os.environ:
         return
     for extra, modules in EXTRAS.items():
@@ -81,3 +84,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker(extra):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def mark_most_slow(items):
+    """Of the cases of a test with the mark few(n), mark all but each n-th as slow."""
+    seen = collections.Counter()
+    for item in items:
+        if few := item.get_closest_marker("few"):
+            if seen[item.function] % few.args[0]:
+                item.add_marker("slow")
+            seen[item.function] += 1

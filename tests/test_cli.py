@@ -117,6 +117,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.skipif(os.name != "posix", reason="of a closed pipe only POSIX tells")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_closed_pipe_ends_quietly(name):

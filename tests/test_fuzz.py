@@ -28,7 +28,7 @@ from funcnet.errors import FuncnetError
 from funcnet.training import fit as fitting
 
 FAST = settings(max_examples=40, suppress_health_check=list(HealthCheck))
-SLOW = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=500, suppress_health_check=list(HealthCheck))
 
 DTYPES = ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "bool", "c8", "U3", "O", "M8[s]"]
 ANY_DTYPE = st.sampled_from(DTYPES)

@@ -67,6 +67,7 @@ def test_binary_scores_are_scikit_learns(ours, reference, pair, pos_label, zero_
     assert score == pytest.approx(reference(*pair, **options), abs=1e-14)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("ours", "reference"), SCORES)
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted", None])
 @given(pair=pairs(0, 4), labels=st.none() | some_labels, zero_division=st.sampled_from([0, 1]))

@@ -21,12 +21,13 @@ def check_permutation(order, n):
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("n", [*range(1, 8), 63, 64, 65, 66, 80, 81, 82, 99, 100, 121, 255, 1000])
 def test_every_size_gives_a_permutation(n):
     check_permutation(draw(KEY, n), n)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", range(1, 301, 50))
 def test_all_sizes_to_300_give_permutations(first):
     for n in range(first, first + 50):
@@ -96,6 +97,7 @@ def check_uniform(n, draws):
         assert abs(chi_square(difference)) < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [17, 65, 67, 100])
 def test_places_and_pairs_are_uniform(n):
     check_uniform(n, 20_000)

@@ -57,8 +57,8 @@ SCRIPT_METHOD = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is:
     "name",
     [
         "optax",
-        "scan",
-        pytest.param("torch", marks=pytest.mark.torch),
+        pytest.param("scan", marks=pytest.mark.slow),
+        pytest.param("torch", marks=[pytest.mark.torch, pytest.mark.slow]),
         pytest.param("torch-compile", marks=[pytest.mark.torch, pytest.mark.slow, SCRIPT_METHOD]),
         pytest.param("flax", marks=[pytest.mark.bench, pytest.mark.slow]),
         pytest.param("flax-cached", marks=[pytest.mark.bench, pytest.mark.slow]),
@@ -146,6 +146,7 @@ def test_seeds_trained_together_must_be_single_runs(monkeypatch):
         training.require_same_seeds("together", TINY_DISK, data, keys, False)
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_missing_is_left_out_with_its_command(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError("No module named 'equinox'", name="equinox")
@@ -392,6 +393,7 @@ def test_the_page_can_be_made_again(measured, tmp_path):
     assert not (tmp_path / "bench.json").exists()
 
 
+@pytest.mark.slow
 def test_what_was_measured_survives_a_failure(monkeypatch, tmp_path):
     def fail(*arguments):
         raise KeyboardInterrupt

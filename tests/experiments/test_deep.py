@@ -80,6 +80,7 @@ def test_options_without_a_meaning_are_refused(options):
         deep.Config(**options)
 
 
+@pytest.mark.slow
 def test_divergence_is_one_sentence(tmp_path, capsys):
     options = ["--learning-rate", "1e30", "--out", str(tmp_path)]
     assert command.main(["deep", *TINY, *options]) == 1

@@ -33,6 +33,7 @@ def finished(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_no_other(finished):
     assert {path.name for path in finished.iterdir()} == {
         "notes.txt",
@@ -225,6 +226,7 @@ def test_names_of_experiments(capsys):
     assert "no experiment is called 'dsik'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path):
     """From a shell: the table on stdout, and one sentence and code 1 for a bad folder."""
     start = [sys.executable, "-m", "experiments", "disk"]

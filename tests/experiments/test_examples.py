@@ -42,6 +42,7 @@ def test_an_example_is_short_and_public(path):
             assert str(node.module).split(".")[0] != "funcnet", "an example says fn. alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_as_a_command(path):
     command = [sys.executable, "-m", f"experiments.examples.{path.stem}", "--help"]

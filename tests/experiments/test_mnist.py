@@ -117,6 +117,7 @@ def test_what_a_seed_has_finished_survives_a_kill(tmp_path, small_mnist, monkeyp
     assert not (tmp_path / mnist.params_name(1)).exists()
 
 
+@pytest.mark.slow
 def test_after_a_divergence_the_last_finite_parameters_are_there(tmp_path, small_mnist):
     config = small(tmp_path, learning_rate=1e30)
     with pytest.raises(fn.DivergenceError, match=r"seed 0, funcnet: .* in epoch 0"):

@@ -56,6 +56,7 @@ def refused(result):
     return printed.err
 
 
+@pytest.mark.slow
 def test_an_image_of_the_test_set(predict, run, small_mnist):
     code, printed = predict("--index", 4)
     assert code == 0
@@ -69,6 +70,7 @@ def test_an_image_of_the_test_set(predict, run, small_mnist):
     assert (run / "predict-test-4.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "P", "LA"])
 def test_the_same_image_as_a_file(predict, run, small_mnist, tmp_path, kind):
     path = tmp_path / "digit.png"

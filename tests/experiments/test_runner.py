@@ -92,6 +92,7 @@ def test_the_bar_shows_the_loss_and_the_time_left(config, data, capsys, monkeypa
     assert re.search(r"2/3 \[00:\d\d<00:\d\d, .*epoch", bar)
 
 
+@pytest.mark.slow
 def test_a_divergence_names_the_seed_and_the_epoch(config, data):
     config = dataclasses.replace(config, learning_rate=1e30)
     seed = make_seed(config, data)

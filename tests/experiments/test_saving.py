@@ -71,6 +71,7 @@ def count_epochs(monkeypatch):
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_stopped_and_resumed_leaves_the_same_files(tmp_path, monkeypatch, capsys, whole, name):
     monkeypatch.setattr(runner.Experiment, "_warm_up", lambda *_: 0.0)
@@ -121,6 +122,7 @@ def test_a_signal_between_two_seeds_is_not_forgotten(tmp_path, monkeypatch, caps
     assert "python -m experiments disk: stopped; to go on:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_debug_counts_what_was_compiled(tmp_path, capsys, whole):
     assert run("disk", tmp_path, "--debug") == 0
     assert "traced  compiled  function" in capsys.readouterr().out
@@ -184,6 +186,7 @@ def test_killed_before_the_first_save_it_may_start_anew(tmp_path, whole):
     assert content(tmp_path) == whole["disk"]
 
 
+@pytest.mark.slow
 def test_more_seeds_go_on_from_fewer(tmp_path, whole):
     assert run("disk", tmp_path, "--resume", "--seeds", "1") == 0
     assert run("disk", tmp_path, "--resume") == 0
@@ -202,6 +205,7 @@ def test_mistakes(options, says):
         disk.Config(**options)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("options", [[], ["--resume"]])
 def test_one_seed_that_diverges_does_not_lose_the_others(
@@ -230,6 +234,7 @@ def test_one_seed_that_diverges_does_not_lose_the_others(
     assert "seed 0, funcnet: diverged in epoch 0, left out" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_when_every_seed_diverges_there_is_no_result(tmp_path, capsys, name):
     bad = ["--on-divergence", "keep", "--learning-rate", "1e30"]

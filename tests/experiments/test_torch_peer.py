@@ -136,6 +136,7 @@ def test_a_divergence_in_pytorch_names_the_seed_and_the_epoch(torch_peer):
         learner.train(3)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_in_float32_they_differ_by_rounding(torch_peer):
     *_, losses, learner = both_trained(torch_peer, "cross_entropy", jnp.float32, 50)
@@ -230,6 +231,7 @@ def test_funcnets_bits_are_the_same_in_every_mode(
     assert "torch.compile does not work: no compiler here\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_disk_report_compares_the_run_that_was_timed(tmp_path, capsys):
     run_disk(tmp_path, same_start=True)

@@ -34,6 +34,7 @@ def read_back(exported):
     return jax.export.deserialize(bytearray(exported.serialize()))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 def test_every_layer_for_a_batch_of_any_size(kind):
     layer, x = LAYERS[kind]
@@ -103,6 +104,7 @@ assert "funcnet" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_it_runs_without_funcnet(tmp_path):
     model = fn.Sequential(
         fn.Conv2d(1, 4, 3, padding=1), fn.BatchNorm2d(4), fn.ReLU(), fn.MaxPool2d(2), fn.Flatten(),

@@ -233,6 +233,7 @@ BEHIND = {
 FEATURES = [fn.Conv2d(3, 4, 3, padding=1), fn.BatchNorm2d(4), fn.ReLU(), fn.MaxPool2d(2)]
 
 
+@pytest.mark.few(3)
 @pytest.mark.torch
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("name", BEHIND)

@@ -148,6 +148,7 @@ def test_the_names_are_pytorchs_keys():
     }
 
 
+@pytest.mark.slow
 def test_fit_trains_it():
     result = fn.fit(
         MODEL,

@@ -227,6 +227,7 @@ def test_the_summary_shows_where_branches_meet():
     assert (join.path, join.layer) == ("", "Parallel: concatenation of 3 branches")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("model", [BLOCK, PROJECTED, SUM, fn.Sequential(fn.Tanh(), BLOCK, BESIDE)])
 def test_every_cotangent_is_that_of_grad(model):
     params, state = model.init(KEY)

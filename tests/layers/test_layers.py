@@ -289,6 +289,7 @@ def test_a_module_without_parameters_needs_no_init():
     assert fn.Module().init(KEY) == ((), ())
 
 
+@pytest.mark.slow
 @given(losses)
 def test_a_loss_object_is_its_op(loss):
     logits = jnp.array([[0.5, -1.0, 2.0, 0.25], [1.5, 0.0, -0.5, 1.0]])

@@ -164,6 +164,7 @@ def fitted(model, loss, y, x=X):
     )
 
 
+@pytest.mark.slow
 def test_fit_with_nll_loss_is_fit_with_cross_entropy():
     layers = fn.Linear(3, 8), fn.Tanh(), fn.Linear(8, 3)
     found = fitted(fn.Sequential(*layers, fn.LogSoftmax()), fn.NLLLoss(), LABELS)
@@ -172,6 +173,7 @@ def test_fit_with_nll_loss_is_fit_with_cross_entropy():
     assert found.accuracy == expected.accuracy == 1
 
 
+@pytest.mark.slow
 def test_fit_with_answers_of_yes_or_no():
     model = fn.Sequential(fn.Linear(3, 8), fn.Tanh(), fn.Linear(8, 2))
     y = np.array([[1, 0], [0, 0], [1, 1], [0, 1]], np.float32)

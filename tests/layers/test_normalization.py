@@ -17,6 +17,7 @@ def channels_last(y):
     return y.movedim(1, -1)
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("options", [
@@ -150,6 +151,7 @@ def test_one_run_any_split_and_every_mapped_seed_have_the_same_bits():
     assert_same_bits(jax.tree.map(lambda leaf: leaf[0], mapped), whole)
 
 
+@pytest.mark.slow
 def test_a_diverged_epoch_does_not_leave_its_statistics():
     trainer = fn.Trainer(NETWORK, fn.CrossEntropyLoss(), optax.sgd(1e38), batch_size=20)
     start = trainer.init(KEY)
@@ -158,6 +160,7 @@ def test_a_diverged_epoch_does_not_leave_its_statistics():
     assert_same_bits(run.state, start.state)
 
 
+@pytest.mark.slow
 def test_inspection_knows_layers_with_state_and_keys():
     table = fn.summary(NETWORK, (20, 2))
     assert [row.parameters for row in table.rows] == [48, 32, 0, 0, 34]
@@ -171,6 +174,7 @@ def test_inspection_knows_layers_with_state_and_keys():
     np.testing.assert_allclose(seen.layers[1].d_input.sum(axis=0), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_embedding_is_trained_and_summed_up():
     model = fn.Sequential(fn.Embedding(6, 4, padding_idx=0), fn.LayerNorm(4), fn.Linear(4, 2))
     x = np.tile(np.arange(6), 20)

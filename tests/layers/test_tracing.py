@@ -22,6 +22,7 @@ X = jax.random.normal(KEY, (5, 2))
 LABELS = jnp.array([0, 2, 1, 1, 0])
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("model", [NESTED, fn.Linear(2, 3), fn.Sequential(fn.Linear(2, 3))])
 @pytest.mark.parametrize("loss", [fn.CrossEntropyLoss(label_smoothing=0.1), fn.MSELoss()])
 def test_the_numbers_are_those_of_grad(model, loss):
@@ -147,6 +148,7 @@ def assert_close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), a, b)
 
 
+@pytest.mark.slow
 def test_a_model_with_names_is_taken_apart():
     model = GPT(vocabulary=11, context=6, width=8, heads=2, depth=1)
     params, state = model.init(KEY)

@@ -120,8 +120,7 @@ def rows(case: Case) -> list[Row]:
     return [(d, s) for d in DTYPES for s in LEADING if s != (0,) or case.empty]
 
 
-# Each leading shape once and each dtype twice: judged in full by CI, the other rows by the checks
-# of values alone; all of them in full by `make test-all`.
+# Each leading shape once and each dtype twice: judged in full by CI; all rows by `make test-all`.
 FULL: list[Row] = [
     ("float32", (4,)),
     ("bfloat16", ()),
@@ -130,8 +129,8 @@ FULL: list[Row] = [
     ("float64", (1,)),
     ("bfloat16", (0,)),
 ]
-# Judged before each commit, by the checks of values, which test the formula in float64 whatever the
-# dtype; the last one alone for a minor case.
+# Judged by the checks of values, which test the formula in float64 whatever the dtype: in CI, and
+# the first one of a rule's first case before each commit; the last one alone for a minor case.
 QUICK: list[Row] = [("float32", (2, 3)), ("bfloat16", (1,)), ("bfloat16", (2, 3))]
 
 
@@ -141,7 +140,7 @@ def full_rows(case: Case) -> list[Row]:
 
 
 def quick_rows(case: Case) -> list[Row]:
-    """The rows of the fast suite: for a minor case one."""
+    """The rows judged by value in CI: for a minor case one."""
     return [row for row in rows(case) if row in (QUICK[-1:] if case.minor else QUICK[:-1])]
 
 

@@ -12,6 +12,7 @@ from funcnet import ops
 KEY = jax.random.key(0)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 9), (2, 3, 16), (0, 4)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_entries_are_kept_and_scaled_or_zero_and_so_are_cotangents(shape, p):

@@ -69,6 +69,7 @@ def both(function):
     return value_and_gradient
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", OPS)
 def test_one_export_serves_every_batch_size(name):
     function, example = OPS[name]

@@ -56,27 +56,32 @@ def test_the_traced_computation_holds_a_rule(name):
     assert "custom_vjp_call" in str(jax.make_jaxpr(case.function)(*args))
 
 
-PAPER = ["linear", "relu", "tanh", "mse_loss", "cross_entropy"]
+QUICK = ["linear", "cross_entropy"]
 
 
-def slow_but_the_papers(name, case, row):
-    quick = name in PAPER and case is RULES[name][0] and row == FULL[0]
+def slow_but_two(name, case, row):
+    quick = name in QUICK and case is RULES[name][0] and row == FULL[0]
     return () if quick else pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype", "leading"), judged(full_rows, marks_of=slow_but_the_papers)
-)
+@pytest.mark.parametrize(("case", "dtype", "leading"), judged(full_rows, marks_of=slow_but_two))
 def test_in_full(case, dtype, leading):
     check(case, dtype, leading)
 
 
-@pytest.mark.parametrize(("case", "dtype", "leading"), judged(quick_rows))
+def slow_but_the_first(name, case, row):
+    quick = case is RULES[name][0] and row == quick_rows(case)[0]
+    return () if quick else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "leading"), judged(quick_rows, marks_of=slow_but_the_first)
+)
 def test_values(case, dtype, leading):
     check(case, dtype, leading, fast=True)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("case", "dtype", "leading"), judged(other_rows))
 def test_values_of_every_other_row(case, dtype, leading):
     check(case, dtype, leading, fast=True)
@@ -101,9 +106,8 @@ FIRST = ["linear", "cross_entropy"]
 REST = sorted(set(RULES) - set(FIRST))
 
 
-@pytest.mark.parametrize(
-    "names", [FIRST, *(pytest.param(REST[i::3], marks=pytest.mark.slow) for i in range(3))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [FIRST, *(REST[i::3] for i in range(3))])
 def test_on_a_mesh_of_auto_axes(names):
     # A process of its own: the number of devices is settled when JAX starts.
     program = """

@@ -49,6 +49,7 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [pytest.param(4, marks=pytest.mark.slow), 100])
 def test_two_devices_give_the_gradients_of_one(width):
     """On a mesh of Auto axes and under shard_map, for narrow and wide layers."""

@@ -44,6 +44,7 @@ def test_the_slope_of_a_nearly_sure_class_keeps_its_digits(ct, dtype):
 SOFTMAXES = [("softmax", d) for d in (0, 1, 2, -1)] + [("log_softmax", d) for d in (0, 1, 2, -2)]
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("name", "dim"), SOFTMAXES)

@@ -115,6 +115,7 @@ def test_cotangents_keep_shape_and_dtype_and_agree_with_autodiff(name, dtype):
     close((output, *cotangents), (expected, *pullback(g)), tolerance)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     name=st.sampled_from(NAMES),
@@ -137,6 +138,7 @@ def test_any_leading_axes(name, leading, classes):
 MIXED = list(itertools.product(["float32", "bfloat16"], repeat=3))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtypes", MIXED)
 def test_mixed_dtypes_promote_forward_and_return_backward(dtypes):
     x, w, b = (a.astype(d) for a, d in zip(make("linear").arguments, dtypes, strict=True))
@@ -208,6 +210,7 @@ def test_second_derivatives(name):
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_cotangent_is_a_factor(name):
     """Bwd is linear in it: zero gives zero, and it is never taken for 1."""

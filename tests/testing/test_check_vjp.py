@@ -248,6 +248,7 @@ def network(rule):
     return jax.jit(run)
 
 
+@pytest.mark.slow
 def test_whole_model_through_scan():
     args = ({"w": normal(3, 3)}, normal(4, 2, 3, seed=1))
     assert check_vjp(network(sine), args).passed

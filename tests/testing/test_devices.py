@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
@@ -34,6 +36,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_two_devices():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

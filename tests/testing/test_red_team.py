@@ -7,6 +7,8 @@ import pytest
 
 from funcnet.testing import RuleError, check_vjp
 
+pytestmark = pytest.mark.slow
+
 
 def make_rule(fn, bwd):
     rule = jax.custom_vjp(fn)

@@ -36,6 +36,7 @@ def arguments(name):
     return case.function, args, floating
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_forward_mode_of_every_op_is_the_transpose_of_its_rule(name):
     """<dY, J δx> = <Jᵀ dY, δx>: J by forward mode without the rule, Jᵀ by the rule."""

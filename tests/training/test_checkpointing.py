@@ -108,6 +108,7 @@ def test_nothing_saved_starts_and_everything_finished_returns(tmp_path, monkeypa
     assert_same_results(fit(tmp_path, resume=True), first)
 
 
+@pytest.mark.slow
 def test_the_epochs_may_grow(tmp_path):
     fit(tmp_path, epochs=3)
     assert_same_results(fit(tmp_path, epochs=6, resume=True), fit())
@@ -115,6 +116,7 @@ def test_the_epochs_may_grow(tmp_path):
         fit(tmp_path, epochs=5, resume=True)
 
 
+@pytest.mark.slow
 def test_early_stopping_is_not_forgotten(tmp_path):
     """Resumed after it had stopped early, it has stopped."""
     options = {"validation": VALIDATION, "patience": 1, "optimizer": optax.sgd(20.0)}
@@ -305,6 +307,7 @@ def test_sigterm_may_be_handled_as_ctrl_c(tmp_path, monkeypatch):
     assert checkpoint.steps(tmp_path) == [1]
 
 
+@pytest.mark.slow
 def test_the_time_of_a_run_is_saved_with_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stop_after(patched, 4)

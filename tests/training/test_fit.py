@@ -38,6 +38,7 @@ def six():
     return TRAINER.run(TRAINER.init(KEY), (X, LABELS), 6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("progress", [True, False])
 def test_fit_has_the_bits_of_run(six, progress):
     result = fit(progress=progress)
@@ -97,6 +98,7 @@ def test_accuracy_leaves_ignored_labels_out():
     assert result.accuracy == (predicted == LABELS)[5:].mean()
 
 
+@pytest.mark.slow
 def test_accuracy_of_one_hot_and_of_probabilities():
     one_hot = np.eye(3, dtype=np.float32)[LABELS]
     assert fit((X, one_hot)).accuracy == fit().accuracy
@@ -191,6 +193,7 @@ def test_a_validation_loss_that_is_never_finite_has_no_best_epoch():
     assert_same_bits(stopped.run, TRAINER.init(KEY))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("progress", [True, False])
 @pytest.mark.parametrize("validated", [True, False])
 def test_divergence_raises_with_what_was_learned(progress, validated):
@@ -268,6 +271,7 @@ def test_divergence_says_in_which_step_and_why():
     assert "optax.inject_hyperparams would show the optimizer's own" in said
 
 
+@pytest.mark.slow
 def test_divergence_names_the_learning_rate_that_the_optimizer_keeps():
     with pytest.raises(
         fn.DivergenceError, match=r"the gradient's; learning rate 1e\+30\)"
@@ -276,6 +280,7 @@ def test_divergence_names_the_learning_rate_that_the_optimizer_keeps():
     assert raised.value.diagnosis.learning_rate == pytest.approx(1e30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "loss"),
     [
@@ -309,6 +314,7 @@ class Root(fn.Module):
         return jnp.sqrt(x), state
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("shift", "origin"),
     [

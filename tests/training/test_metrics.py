@@ -77,6 +77,7 @@ def test_over_a_set_they_are_scikit_learns(fitted):
     assert list(fitted.evaluate((X[:1], LABELS[:1]))) == ["loss", *METRICS]
 
 
+@pytest.mark.slow
 def test_in_training_they_are_means_over_the_batches_as_seen(fitted):
     run = TRAINER.init(KEY)
     order = np.asarray(step.epoch_order(KEY, 0, 11))

@@ -113,6 +113,7 @@ def test_an_error_inside_the_function_is_the_callers():
         fn.map_seeds(wrong, KEYS)
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_seeds_with_the_bits_of_one():
     program = textwrap.dedent("""
         import jax

@@ -42,6 +42,7 @@ def trainer(batch_size=4, optimizer: Any = None, model: fn.Module = MODEL, loss:
 ADAM = optax.adam(0.05)  # one object, so that equal trainers share their compiled program
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (4, 4), (11, 4)])
 def test_same_key_same_bits(batch_size, n):
     t = trainer(batch_size)
@@ -90,6 +91,7 @@ def test_any_split_of_any_size(parts, batch_size, n):
     assert_same_bits(np.concatenate(losses), np.asarray(history["loss"]))
 
 
+@pytest.mark.slow
 def test_two_steps_at_once_are_two_steps(monkeypatch):
     def trained(large, parts):
         monkeypatch.setattr(training, "LARGE", large)
@@ -107,6 +109,7 @@ def test_two_steps_at_once_are_two_steps(monkeypatch):
     assert_same_bits(trained(0, [1, 1]), by_two)
 
 
+@pytest.mark.slow
 def test_a_large_network_copies_no_weight_in_a_step(monkeypatch):
     model = fn.Sequential(fn.Linear(5, 70), fn.ReLU(), fn.Linear(70, 71), fn.ReLU())
     x, y = np.ones((8, 5), np.float32), np.zeros((8, 71), np.float32)
@@ -124,6 +127,7 @@ def test_a_large_network_copies_no_weight_in_a_step(monkeypatch):
     assert 0 < by_two < by_one
 
 
+@pytest.mark.slow
 def test_bits_are_the_same_in_another_process():
     program = textwrap.dedent("""
         import hashlib, jax, numpy as np, optax
@@ -182,6 +186,7 @@ def test_run_under_jit():
     assert_same_bits(train(KEY, *data(11)), t.run(t.init(KEY), data(11), 3))
 
 
+@pytest.mark.slow
 def test_run_under_vmap():
     t = trainer()
     keys = jax.random.split(KEY, 3)
@@ -237,6 +242,7 @@ class Seen(fn.Module):
         return x * params["weight"], state
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("n", "size"), [(11, 4), (3, 4), (7, 1), (70, 35)])
 def test_each_epoch_visits_each_example_once_in_a_fresh_order(n, size):
     steps = -(-n // size)
@@ -308,6 +314,7 @@ OPTIMIZERS = {
 SLOW = {"adam", "lbfgs", "inject_hyperparams"}  # to compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in OPTIMIZERS],
@@ -337,6 +344,7 @@ def test_a_frozen_layer_stays():
     assert not np.array_equal(run.params[2]["weight"], begun.params[2]["weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_params_stay_so_and_losses_are_float32(dtype):
     t = trainer(4, optax.sgd(0.1))
@@ -470,11 +478,13 @@ def test_a_second_run_of_the_same_sizes_traces_nothing():
     assert len(loss.traces) == traced
 
 
+@pytest.mark.slow
 def test_a_batch_size_beyond_the_set_is_the_whole_set():
     runs = [trainer(size).run(trainer(size).init(KEY), data(11), 3) for size in (11, 10**9)]
     assert_same_bits(runs[1], runs[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leading", [(3, 2)])
 def test_axes_between_examples_and_features(leading):
     rng = np.random.default_rng(1)
@@ -539,6 +549,7 @@ def torch_trajectory(params, batches, loss_name):
     return losses, {k: v.numpy() for k, v in net.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "loss_name", [pytest.param("MSELoss", marks=pytest.mark.slow), "CrossEntropyLoss"]

@@ -35,6 +35,7 @@ def test_a_stackable_one_stays_under_one_vmap():
     np.testing.assert_array_equal(stays(x), x)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("contracted", [1, FEW, FEW + 1])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (None, None)])
 def test_product_is_matmul(contracted, axes):

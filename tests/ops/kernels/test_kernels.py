@@ -89,6 +89,7 @@ def test_all_rules_with_a_kernel_are_here():
     assert names == WITH_A_KERNEL
 
 
+@pytest.mark.few(7)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("leading", [(), (7,), (2, 3), (0,)])
 @pytest.mark.parametrize("case", CASES)

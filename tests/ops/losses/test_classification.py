@@ -43,6 +43,7 @@ def check_label_is_unknown(label, dtype):
     assert np.isfinite(gradient[0]).all()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", NARROW)
 def test_a_label_beyond_the_classes_is_nan(dtype):
     for label in {3, 100, np.iinfo(dtype).max}:
@@ -55,6 +56,7 @@ def test_a_negative_label_is_nan_and_not_the_last_class(dtype):
         check_label_is_unknown(label, dtype)
 
 
+@pytest.mark.few(5)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("dtype", "label"),
@@ -107,6 +109,7 @@ def test_an_ignore_index_the_dtype_cannot_hold_ignores_nothing(dtype, index):
         assert (ops.cross_entropy(LOGITS, aliased, None, index, "none") != 0).all()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_huge_logits_give_finite_numbers(dtype, smoothing):
@@ -143,6 +146,7 @@ def test_shifting_all_logits_changes_nothing(row, shift):
     np.testing.assert_allclose(shifted, loss, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 4), st.integers(2, 4), st.floats(0, 1))
 def test_labels_are_their_one_hot_rows(n, classes, smoothing):
@@ -205,6 +209,7 @@ GRID = list(
 )
 
 
+@pytest.mark.few(13)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -234,6 +239,7 @@ def test_cross_entropy_of_labels(weights, smoothing, ignore_index, reduction, le
     agree(gradients(lambda z: ops.cross_entropy(z, labels, weight, **options), [logits], g), theirs)
 
 
+@pytest.mark.few(13)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -260,6 +266,7 @@ def test_cross_entropy_of_probabilities(weights, smoothing, ignore_index, reduct
     agree(ours, theirs)
 
 
+@pytest.mark.few(4)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -345,6 +352,7 @@ def torch_nll_loss(S, labels, weight, options):
     return loss.reshape(labels.shape) if options["reduction"] == "none" else loss
 
 
+@pytest.mark.few(5)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
@@ -361,6 +369,7 @@ def test_nll_loss(weight, ignore_index, reduction, leading):
     agree(ours, theirs)
 
 
+@pytest.mark.few(4)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -391,6 +400,7 @@ def test_nll_loss_of_labels_that_are_all_ignored(weight):
     agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, weight, options), [S], 1.0))
 
 
+@pytest.mark.few(4)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("weight", WEIGHTS.values())
@@ -423,6 +433,7 @@ def test_nll_loss_looks_at_no_other_class():
     agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, None, options), [S], g))
 
 
+@pytest.mark.few(11)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
