@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from funcnet import data, errors, metrics, ops, testing
-from funcnet.errors import CheckpointError, DivergenceError
+from funcnet.errors import CheckpointError, DivergenceError, TrainingInterrupted
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
 from funcnet.io import checkpoint, interop
@@ -107,6 +107,7 @@ __all__ = [
     "Tanh",
     "TrainState",
     "Trainer",
+    "TrainingInterrupted",
     "backward",
     "callbacks",
     "checkpoint",

@@ -11,6 +11,7 @@ from jax import Array
 from funcnet.data import arrays, shuffle
 from funcnet.errors import DtypeError, ParamsError, ShapeError
 from funcnet.layers.module import as_pair
+from funcnet.training.optimizers import optimizer_update, require_same_outline
 from funcnet.training.state import TrainState, loss_dtype, outline
 from funcnet.training.weights import weighted_loss
 
@@ -78,14 +79,15 @@ def watched_update(
         return loss_and_state(trainer, params, run.state, x, y, key)
 
     (loss, (state, prediction)), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-    updates, opt_state = optax.with_extra_args_support(trainer.optimizer).update(
+    updates, opt_state = optimizer_update(
+        trainer.optimizer,
         gradient,
         run.opt_state,
         run.params,
         value=loss,
-        grad=gradient,
         value_fn=lambda params: loss_of(params)[0],
     )
+    require_same_outline(run.opt_state, opt_state)
     params = optax.apply_updates(run.params, updates)
     run = run._replace(params=params, state=state, opt_state=opt_state)
     return run, loss.astype(loss_dtype(params)), prediction, gradient, updates
