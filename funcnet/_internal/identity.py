@@ -136,6 +136,8 @@ def _of_function(function: types.FunctionType) -> Iterable[Any]:
         held = tuple(cell.cell_contents for cell in function.__closure__ or ())
     except ValueError:  # not filled yet
         raise _UnknownError from None
+    written = _written(code)
+    held = tuple(_settled(*named, written) for named in zip(code.co_freevars, held, strict=True))
     defaults, by_name, attributes = function.__defaults__, function.__kwdefaults__, vars(function)
     module = str(function.__globals__.get("__name__"))
     if _is_trusted(module) and function.__globals__ is vars(sys.modules[module]):
@@ -144,6 +146,23 @@ def _of_function(function: types.FunctionType) -> Iterable[Any]:
     if attributes or not all(isinstance(a, _NUMBERS) for a in numbers) or not _is_arithmetic(code):
         raise _UnknownError
     return code, defaults, by_name, held
+
+
+def _settled(name: str, value: Any, written: set[str]) -> Any:
+    """What a function closes over, as it is from the first call on.
+
+    optax's cosine decay makes a float of its number of steps when it is called.
+    """
+    if name not in written:
+        return value
+    if type(value) not in (int, float):
+        raise _UnknownError
+    return float(value)
+
+
+def _written(code: types.CodeType) -> set[str]:
+    """The names that code assigns to, of those that it shares with other code."""
+    return {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_DEREF"}
 
 
 def _is_arithmetic(code: types.CodeType) -> bool:

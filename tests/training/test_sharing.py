@@ -65,6 +65,27 @@ def test_seeds_folds_and_optimizers_written_out_again_compile_once():
     assert compiled(lambda: [run(1), run(2)]) == 0
 
 
+SCHEDULES = {
+    "cosine": lambda: optax.cosine_decay_schedule(0.1, 30),  # makes a float of 30 when called
+    "warmup and cosine": lambda: optax.warmup_cosine_decay_schedule(0.0, 0.1, 5, 30),
+    "one cycle": lambda: optax.cosine_onecycle_schedule(30, 0.1),
+    "pieces": lambda: optax.piecewise_constant_schedule(0.1, {5: 0.5, 10: 0.1}),
+    "joined": lambda: optax.join_schedules(
+        [optax.linear_schedule(0.0, 0.1, 4), optax.constant_schedule(0.1)], [4]
+    ),
+}
+
+
+@pytest.mark.few(5)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_written_out_again_compiles_nothing(schedule):
+    def run():
+        return fit(optax.sgd(SCHEDULES[schedule]()), epochs=4).params
+
+    first = run()
+    assert compiled(lambda: assert_same_bits(run(), first)) == 0
+
+
 def test_step_sizes_that_are_arguments_compile_once():
     optimizer = optax.inject_hyperparams(optax.sgd)
     results = []
