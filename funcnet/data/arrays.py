@@ -140,18 +140,27 @@ def checked(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
     pair = as_arrays(name, data, dtype)
-    for part, tree in zip("xy", pair, strict=True):
-        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+    for part, tree, given in zip("xy", pair, data, strict=True):
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        for (path, array), leaf in zip(leaves, structure.flatten_up_to(given), strict=True):
             if jnp.issubdtype(array.dtype, jnp.floating):
-                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array)
+                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array, leaf)
     return pair
 
 
-def _require_finite(name, array):
+def _require_finite(name, array, given):
     if jnp.isfinite(array).all():
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))
     where = tuple(int(i) for i in bad[0])
+    value = np.asarray(given)[where]
+    if np.isfinite(value):
+        wider = ", or train with dtype=jnp.bfloat16 or jnp.float32"
+        raise DataError(
+            f"{name} is {value:g} at {list(where)}, and {array.dtype} holds no number beyond "
+            f"{float(jnp.finfo(array.dtype).max):.5g} (in {len(bad)} places); scale the data"
+            f"{wider if array.dtype == jnp.float16 else ''}"
+        )
     raise DataError(
         f"{name} is {array[where]} at {list(where)} and not finite in {len(bad)} places (as "
         f"{array.dtype}); remove those examples or fill them in"
