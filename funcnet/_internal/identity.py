@@ -24,6 +24,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -32,6 +33,8 @@ from funcnet.errors import ConfigError
 _TRUSTED = ("optax", "funcnet.metrics", "funcnet.ops")  # and what is below them
 _NUMBERS = (bool, int, float, complex, types.NoneType, np.generic, jax.Array)
 _LARGE = 4096  # entries of an array
+# The one function of optax that assigns to what it closes over: an int becomes a float, once.
+_REWRITER = "cosine_decay_schedule.<locals>.schedule"
 
 
 class _UnknownError(Exception):
@@ -88,7 +91,7 @@ def _parts(value: Any, seen: dict[int, tuple[int, Any]]) -> Hashable:
         return "dtype", value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         return _array(value)
-    if isinstance(value, type) and _is_named(value):
+    if _is_named(value):
         return _Itself(value)
     if id(value) in seen:
         return "seen", seen[id(value)][0]
@@ -105,7 +108,7 @@ def _array(value: Any) -> Hashable:
         raise _UnknownError
     if value.size > _LARGE:
         raise _UnknownError
-    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return value.dtype, _array(jax.random.key_data(value))
     bits = np.asarray(value).tobytes()
     return _Itself(type(value)), value.dtype, value.shape, getattr(value, "weak_type", None), bits
@@ -132,45 +135,34 @@ def _inside(value: Any) -> Iterable[Any]:
 def _of_function(function: types.FunctionType) -> Iterable[Any]:
     """All that a function computes with, where that is known."""
     code = function.__code__
-    try:
-        held = tuple(cell.cell_contents for cell in function.__closure__ or ())
-    except ValueError:  # not filled yet
-        raise _UnknownError from None
-    written = _written(code)
-    held = tuple(_settled(*named, written) for named in zip(code.co_freevars, held, strict=True))
+    cells = (cell for cell in function.__closure__ or ())
+    held = tuple(None if cell == types.CellType() else (cell.cell_contents,) for cell in cells)
     defaults, by_name, attributes = function.__defaults__, function.__kwdefaults__, vars(function)
     module = str(function.__globals__.get("__name__"))
     if _is_trusted(module) and function.__globals__ is vars(sys.modules[module]):
+        if _rewrites(code):
+            if function.__qualname__ != _REWRITER:
+                raise _UnknownError
+            held = tuple((float(a[0]),) if a and type(a[0]) is int else a for a in held)
         return module, code, defaults, by_name, attributes, held
-    numbers = (*held, *(defaults or ()), *(by_name or {}).values())
+    numbers = (*sum(filter(None, held), ()), *(defaults or ()), *(by_name or {}).values())
     if attributes or not all(isinstance(a, _NUMBERS) for a in numbers) or not _is_arithmetic(code):
         raise _UnknownError
     return code, defaults, by_name, held
 
 
-def _settled(name: str, value: Any, written: set[str]) -> Any:
-    """What a function closes over, as it is from the first call on.
-
-    optax's cosine decay makes a float of its number of steps when it is called.
-    """
-    if name not in written:
-        return value
-    if type(value) not in (int, float):
-        raise _UnknownError
-    return float(value)
-
-
-def _written(code: types.CodeType) -> set[str]:
-    """The names that code assigns to, of those that it shares with other code."""
-    return {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_DEREF"}
-
-
 def _is_arithmetic(code: types.CodeType) -> bool:
     """Whether code names nothing, and changes nothing that it closes over."""
-    operations = {instruction.opname for instruction in dis.get_instructions(code)}
     nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    names = code.co_names or not operations.isdisjoint({"STORE_DEREF", "DELETE_DEREF"})
-    return not names and all(_is_arithmetic(inner) for inner in nested)
+    return not code.co_names and not _rewrites(code) and all(map(_is_arithmetic, nested))
+
+
+@functools.lru_cache(maxsize=1024)
+def _rewrites(code: types.CodeType) -> bool:
+    """Whether code assigns to a variable that it closes over."""
+    written = {"STORE_DEREF", "DELETE_DEREF"}
+    operations = (op for op in dis.get_instructions(code) if op.opname in written)
+    return any(operation.argval in code.co_freevars for operation in operations)
 
 
 def _is_trusted(module: str) -> bool:
@@ -180,11 +172,16 @@ def _is_trusted(module: str) -> bool:
     return module.startswith(tuple(f"{name}." for name in _TRUSTED)) or module in _TRUSTED
 
 
-def _is_named(kind: type) -> bool:
-    """Whether a package that leaves its types as they are calls this type by its name."""
-    package = kind.__module__.split(".")[0]
-    found = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None)
-    return package in ("builtins", "jax", "numpy", "optax") and found is kind
+def _is_named(value: Any) -> bool:
+    """Whether this is a type, or a ufunc of jnp, that its package calls by its name."""
+    if isinstance(value, jnp.ufunc):
+        return getattr(jnp, value.__name__, None) is value
+    if not isinstance(value, type):
+        return False
+    module = sys.modules.get(value.__module__)
+    package = value.__module__.split(".")[0]
+    found = getattr(module, value.__qualname__, None)
+    return found is value and package in ("builtins", "jax", "numpy", "optax")
 
 
 class Shared:

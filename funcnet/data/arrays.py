@@ -144,17 +144,18 @@ def checked(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tupl
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
     x, y = as_arrays(name, data, dtype, sample_weight)
-    for part, tree in (("x", x), ("y", target_of(y))):
-        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+    for part, tree, given in (("x", x, data[0]), ("y", target_of(y), data[1])):
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        for (path, array), leaf in zip(leaves, structure.flatten_up_to(given), strict=True):
             if jnp.issubdtype(array.dtype, jnp.floating):
-                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array)
+                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array, leaf)
     if isinstance(y, Weighted):
         _require_weights(f"{name}'s sample_weight", y.weight)
     return x, y
 
 
 def _require_weights(name, weight):
-    _require_finite(name, weight)
+    _require_finite(name, weight, weight)
     if (weight < 0).any():
         where = int(jnp.argmax(weight < 0))
         raise DataError(f"{name} is {weight[where]} at {[where]}, expected numbers >= 0")
@@ -162,11 +163,19 @@ def _require_weights(name, weight):
         raise DataError(f"{name} is 0 everywhere, so that no example counts; give some a weight")
 
 
-def _require_finite(name, array):
+def _require_finite(name, array, given):
     if jnp.isfinite(array).all():
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))
     where = tuple(int(i) for i in bad[0])
+    host = given if isinstance(given, jax.Array) else from_host(name, given, np.float64)
+    if np.isfinite(value := np.asarray(host, np.float64)[where]):
+        wider = ", or train with dtype=jnp.bfloat16 or jnp.float32"
+        raise DataError(
+            f"{name} is {value:g} at {list(where)}, and {array.dtype} holds no number beyond "
+            f"{float(jnp.finfo(array.dtype).max):.5g} (in {len(bad)} places); scale the data"
+            f"{wider if array.dtype == jnp.float16 else ''}"
+        )
     raise DataError(
         f"{name} is {array[where]} at {list(where)} and not finite in {len(bad)} places (as "
         f"{array.dtype}); remove those examples or fill them in"

@@ -48,7 +48,13 @@ from funcnet.training.callbacks import (
 from funcnet.training.checkpointing import Checkpoints, about_run
 from funcnet.training.divergence import SMALLER_STEPS, diagnose
 from funcnet.training.metrics import VALIDATION, Metric, mode_of
-from funcnet.training.optimizers import added_as_it_is, held_back, require_optimizer, trial
+from funcnet.training.optimizers import (
+    added_as_it_is,
+    held_back,
+    overflowed,
+    require_optimizer,
+    trial,
+)
 from funcnet.training.result import FitResult, history_of, require_labels, result_of
 from funcnet.training.signals import Held, held_signals
 from funcnet.training.state import (
@@ -196,8 +202,9 @@ def _result_or_error(settings: Settings, carry: Progress, on_divergence: str) ->
     """What was learned; or a warning or an error that the run has diverged."""
     result, diverged_at = _result(settings, carry), int(carry.diverged_at)
     if diverged_at < 0:
-        if held := held_back(result.run.opt_state):
-            warnings.warn(held, RuntimeWarning, stacklevel=3)
+        for warning in (held_back(result.run.opt_state), overflowed(result.run.opt_state)):
+            if warning:
+                warnings.warn(warning, RuntimeWarning, stacklevel=3)
         return result
     diagnosis = diagnose(settings.trainer, carry.run, settings.data)
     found = "" if diagnosis is None else f": {diagnosis}"

@@ -10,6 +10,7 @@ Some optimizers train other parameters than those to use: `evaluation_params` fi
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -288,6 +289,25 @@ def held_back(opt_state: Any) -> str | None:
     return None
 
 
+def overflowed(opt_state: Any) -> str | None:
+    """Which averages of an optimizer are no longer finite in float16, in words; None if none is.
+
+    Those of squares: the update divides by them and becomes 0, which no check of the parameters
+    sees.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(opt_state) if jnp.ndim(leaf)]
+    half = [leaf for leaf in leaves if leaf.dtype == jnp.float16]
+    lost = sum(int((~jnp.isfinite(leaf)).sum()) for leaf in half)
+    if not lost:
+        return None
+    return (
+        f"the optimizer's state is not finite in {lost} places: the square of a gradient beyond "
+        f"256 is beyond 65504, the largest number of float16, and such parameters stand still; "
+        f"train with dtype=jnp.bfloat16 or jnp.float32, or scale the data so that gradients stay "
+        f"small"
+    )
+
+
 def added_as_it_is(names: tuple[str, ...]) -> str:
     """A warning that the gradient of these parameters is added to them."""
     which = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -322,17 +342,41 @@ def _makers(value: Any, seen: set[int]) -> Iterator[str]:
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _makers(part, seen)
-    elif isinstance(value, dict):
-        yield from _makers(list(value.values()), seen)
-    elif inspect.ismethod(value):
+    if inspect.ismethod(value):
         yield type(value.__self__).__name__
-        yield from _makers(list(vars(value.__self__).values()), seen)
     elif inspect.isfunction(value):
         maker, nested, _ = value.__qualname__.partition(".<locals>.")
         if nested and maker not in ("with_extra_args_support", "chain"):
             yield maker
-        cells = value.__closure__ or ()
-        yield from _makers([cell.cell_contents for cell in cells], seen)
+    for _, part in _held(value):
+        yield from _makers(part, seen)
+
+
+def _held(value: Any) -> list[tuple[Any, Any]]:
+    """What an optimizer, or a part of it, holds; with its names, where it has some."""
+    if isinstance(value, tuple | list):
+        return [("", part) for part in value]
+    if inspect.ismethod(value):
+        value = vars(value.__self__)
+    elif inspect.isfunction(value):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        return [(name, cell.cell_contents) for name, cell in cells if cell != types.CellType()]
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def vanishing_epsilon(optimizer: optax.GradientTransformation, dtype: Any) -> tuple[str, float]:
+    """The epsilon of an optimizer that rounds to 0 in a dtype, and its name; ("", 0) if none does.
+
+    It is to keep a division finite: by 0 it does not.
+    """
+    seen: set[int] = set()
+    found: list[tuple[Any, Any]] = [("", optimizer)]
+    while found:
+        name, value = found.pop(0)
+        if isinstance(value, int | float | np.number) and "eps" in str(name):
+            if value and not np.asarray(value).astype(dtype):
+                return name, float(value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            found += _held(value)
+    return "", 0.0
