@@ -237,7 +237,7 @@ class Trainer:
         metrics = tuple((name, identity(metric)) for name, metric in self.metrics or ())
         return self.model, identity(self.loss), self.batch_size, metrics
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
