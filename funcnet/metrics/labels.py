@@ -224,7 +224,7 @@ def _count(y_true: Any, y_pred: Any, labels: Any, pos_label: int, average: Avera
     known = ("macro", "micro", "weighted", "samples", None) if answers else _AVERAGES
     if average not in known:
         of = " for several labels an example" if answers else ""
-        raise ValueError(f"average: expected one of {known}{of}, got {average!r}")
+        raise ValueError(f"average={average!r}: expected one of {known}{of}")
     if answers:
         counts = _answer_count(y_true, y_pred, labels, axis=1 if average == "samples" else 0)
     elif _is_traced(y_true, y_pred):

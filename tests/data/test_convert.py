@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
-import torch
 
 import funcnet as fn
 from funcnet.data import arrays
@@ -43,14 +42,35 @@ class Elsewhere:
         raise RuntimeError("on another device")
 
 
-TAKEN: dict[str, tuple[Any, Any]] = {
+def of_torch(make):
+    """What needs PyTorch, which is optional, is made in the test."""
+
+    def made():
+        import torch
+
+        return make(torch)
+
+    return made
+
+
+def names(table):
+    """The rows of a table, those that need PyTorch with their mark."""
+    marks = {name: pytest.mark.torch if callable(row) else () for name, row in table.items()}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+def row_of(table, name):
+    return table[name]() if callable(table[name]) else table[name]
+
+
+TAKEN: dict[str, Any] = {
     "big-endian": (X.astype(">f8"), Y.astype(">i4")),
     "big-endian, 64 and 16 bits": (X.astype(">f2"), Y.astype(">i8")),
     "big-endian, unsigned": (X.astype(np.longdouble), Y.astype(">u2")),
     "__array__": (OfAnotherLibrary(X), OfAnotherLibrary(Y)),
     "__dlpack__": (OnlyDlpack(X), OnlyDlpack(Y)),
-    "torch": (torch.tensor(X, requires_grad=True), torch.tensor(Y)),
-    "torch, bfloat16": (torch.tensor(X).bfloat16(), torch.tensor(Y)),
+    "torch": of_torch(lambda torch: (torch.tensor(X, requires_grad=True), torch.tensor(Y))),
+    "torch, bfloat16": of_torch(lambda torch: (torch.tensor(X).bfloat16(), torch.tensor(Y))),
     "lists": (X.tolist(), Y.tolist()),
     "tuples": (tuple(map(tuple, X.tolist())), tuple(Y.tolist())),
     "deque": (collections.deque(X), bytearray(Y.tolist())),
@@ -59,9 +79,9 @@ TAKEN: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", names(TAKEN))
 def test_taken(name):
-    x, y = arrays.checked("data", TAKEN[name], jnp.float32)
+    x, y = arrays.checked("data", row_of(TAKEN, name), jnp.float32)
     assert (x.dtype, x.shape, y.shape) == (jnp.float32, (12, 4), (12,))
     assert jnp.issubdtype(y.dtype, jnp.integer)
     np.testing.assert_allclose(x, X, rtol=1e-2)
@@ -81,7 +101,7 @@ def test_fit_learns_the_same_from_big_endian_labels():
 
 PAIRS = np.array([(1.0, 2.0)] * 12, dtype=[("a", "f4"), ("b", "f4")])
 DAYS = np.array(["2020-01-01"] * 12, "datetime64[D]")
-REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
+REFUSED: dict[str, Any] = {
     "complex": (X + 1j, Y, DtypeError,
                 "np.stack([np.asarray(x).real, np.asarray(x).imag], axis=-1)"),
     "spans": (DAYS - DAYS[0], Y, DtypeError, "np.asarray(x) / np.timedelta64(1, 's')"),
@@ -101,7 +121,9 @@ REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
         "np.unique(np.asarray(x)[:, 4].astype(str), return_inverse=True)[1]",
     ),
     "sparse": (scipy.sparse.csr_array(X), Y, DtypeError, "x.toarray()"),
-    "sparse in torch": (torch.tensor(X).to_sparse(), Y, DtypeError, "x.to_dense()"),
+    "sparse in torch": of_torch(
+        lambda torch: (torch.tensor(X).to_sparse(), Y, DtypeError, "x.to_dense()")
+    ),
     "an iterator": (iter(X), Y, DtypeError, "np.stack(list(x))"),
     "an iterator of labels": (X, map(int, Y), DtypeError, "np.stack(list(y))"),
     "values of a dict": ({"a": X[:, 0], "b": X[:, 1]}.values(), Y, DtypeError,
@@ -111,9 +133,9 @@ REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", names(REFUSED))
 def test_refused_with_what_works_when_typed(name):
-    x, y, error, typed = REFUSED[name]
+    x, y, error, typed = row_of(REFUSED, name)
     with pytest.raises(error) as caught:
         arrays.checked("data", (x, y), jnp.float32)
     assert typed in str(caught.value)
@@ -152,29 +174,37 @@ def test_words_as_labels_are_numbered_by_what_the_message_says(name):
         arrays.checked("data", (X, y), jnp.float32)
     typed = str(caught.value).split("by ")[1].split(";")[0]
     assert typed.startswith("classes, y = np.unique(")
-    names: dict[str, Any] = {"np": np, "y": y}
-    exec(typed, names)
-    _, numbered = arrays.checked("data", (X, names["y"]), jnp.float32)
+    known: dict[str, Any] = {"np": np, "y": y}
+    exec(typed, known)
+    _, numbered = arrays.checked("data", (X, known["y"]), jnp.float32)
     assert set(numbered.tolist()) == {0, 1}
-    again = names["classes"][np.asarray(numbered)]
+    again = known["classes"][np.asarray(numbered)]
     assert list(map(str, again)) == list(map(str, np.asarray(y).tolist()))
     with pytest.raises(DtypeError) as caught:
         arrays.checked("validation", (X, y), jnp.float32)
     typed = str(caught.value).split("training data: ")[1]
-    np.testing.assert_array_equal(eval(typed, names | {"y": y}), numbered)
+    np.testing.assert_array_equal(eval(typed, known | {"y": y}), numbered)
 
 
-LOADER = torch.utils.data.DataLoader(
-    torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y)), batch_size=5
-)
-SETS: dict[str, tuple[Any, str]] = {
+def loader(torch):
+    pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    return torch.utils.data.DataLoader(pairs, batch_size=5)
+
+
+SETS: dict[str, Any] = {
     "batches": (((X[i : i + 5], Y[i : i + 5]) for i in (0, 5, 10)),
                 "x, y = map(np.concatenate, zip(*data))"),
     "list of batches": ([(X[i : i + 5], Y[i : i + 5]) for i in (0, 5, 10)],
                         "x, y = map(np.concatenate, zip(*data))"),
-    "DataLoader": (LOADER, "x, y = map(np.concatenate, zip(*data))"),
-    "Dataset": (LOADER.dataset,
-                "x, y = map(np.stack, zip(*(data[i] for i in range(len(data)))))"),
+    "DataLoader": of_torch(
+        lambda torch: (loader(torch), "x, y = map(np.concatenate, zip(*data))")
+    ),
+    "Dataset": of_torch(
+        lambda torch: (
+            loader(torch).dataset,
+            "x, y = map(np.stack, zip(*(data[i] for i in range(len(data)))))",
+        )
+    ),
     "zip": (zip(X, Y, strict=True), "map(np.stack, zip(*data))"),
     "examples": (list(zip(X, Y, strict=True)), "x, y = map(np.stack, zip(*data))"),
     "dict": ({"image": X, "label": Y}, "(data['image'], data['label'])"),
@@ -183,9 +213,9 @@ SETS: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", names(SETS))
 def test_a_set_that_is_no_pair_is_refused_with_what_makes_one(name):
-    data, typed = SETS[name]
+    data, typed = row_of(SETS, name)
     with pytest.raises(DataError, match="expected a pair of arrays") as caught:
         arrays.checked("data", data, jnp.float32)
     assert typed in str(caught.value)
@@ -237,9 +267,16 @@ def test_what_is_missing_is_said_where():
             arrays.checked("data", (table, Y), jnp.float32)
 
 
+@pytest.mark.torch
+def test_a_tensor_without_numbers():
+    import torch
+
+    with pytest.raises(DtypeError, match="Tensor, which cannot be read as an array"):
+        arrays.checked("data", (torch.zeros(12, device="meta"), Y), jnp.float32)
+
+
 def test_no_array_at_all():
     for value, message in [
-        (torch.zeros(12, device="meta"), "Tensor, which cannot be read as an array"),
         (Elsewhere(), r"Elsewhere, which cannot be read .* \(on another device\); convert"),
         ({1, 2}, "a set has no order"),
         (len, "builtin_function_or_method, expected an array"),

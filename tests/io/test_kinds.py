@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import funcnet as fn
 from funcnet.errors import CheckpointError, ParamsError
@@ -33,11 +32,18 @@ def zipped(*names: str) -> bytes:
     return stream.getvalue()
 
 
-TENSORS = {key: torch.tensor(array) for key, array in ARRAYS.items()}
-FILES = {
-    "torch": (by(lambda file: torch.save(TENSORS, file)), "a pickle, .* weights_only=True"),
+def saved_by_torch(**options: Any) -> bytes:
+    import torch
+
+    tensors = {key: torch.tensor(array) for key, array in ARRAYS.items()}
+    return by(lambda file: torch.save(tensors, file, **options))
+
+
+# What needs PyTorch, which is optional, is made in the test.
+FILES: dict[str, tuple[Any, str]] = {
+    "torch": (saved_by_torch, "a pickle, .* weights_only=True"),
     "old torch": (
-        by(lambda file: torch.save(TENSORS, file, _use_new_zipfile_serialization=False)),
+        lambda: saved_by_torch(_use_new_zipfile_serialization=False),
         r"a pickle, .* safetensors\.torch\.save_file",
     ),
     "npz": (
@@ -64,11 +70,17 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.torch if callable(made) else ())
+        for name, (made, _) in FILES.items()
+    ],
+)
 def test_a_file_of_another_kind_is_named(name, reader, tmp_path):
     path = tmp_path / "file"
     content, message = FILES[name]
-    path.write_bytes(content)
+    path.write_bytes(content() if callable(content) else content)
     with pytest.raises(ParamsError, match=f"file: .*{message}"):
         READERS[reader](path)
     pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
@@ -76,8 +88,11 @@ def test_a_file_of_another_kind_is_named(name, reader, tmp_path):
         fn.checkpoint.restore(path, PARAMS)
 
 
+@pytest.mark.torch
 def test_what_the_messages_say_to_type_works(tmp_path):
-    (tmp_path / "model.pt").write_bytes(FILES["torch"][0])
+    import torch
+
+    (tmp_path / "model.pt").write_bytes(saved_by_torch())
     (tmp_path / "model.npz").write_bytes(FILES["npz"][0])
     for source in (
         torch.load(tmp_path / "model.pt", weights_only=True),

@@ -130,7 +130,7 @@ def test_labels_that_are_no_labels_are_refused(metric, y_true, y_pred, error, me
     ("options", "message"),
     [
         ({}, "average='binary' scores two classes, got 3; choose"),
-        ({"average": "samples"}, "average: expected one of .*got 'samples'"),
+        ({"average": "samples"}, "average='samples': expected one of"),
         ({"average": "macro", "labels": [1, 1]}, r"labels: expected each class once, got \[1, 1\]"),
         ({"average": "macro", "labels": []}, "labels: expected at least one"),
         ({"average": "macro", "zero_division": 0.5}, "zero_division: expected 0 or 1, got 0.5"),
@@ -211,7 +211,7 @@ def test_warn_is_0_with_a_warning():
         (np.eye(2, dtype=int), np.eye(2), {}, TypeError, r"threshold=0\.0\) for logits"),
         (np.eye(2, dtype=int), np.full((2, 2), 2), {"average": "macro"}, ValueError, "0 or 1"),
         (np.eye(2, dtype=int), np.eye(3, dtype=int), {"average": "macro"}, ValueError, "differ in"),
-        (np.eye(2, dtype=int), np.eye(2, dtype=int), {}, ValueError, "several labels .*'binary'"),
+        (np.eye(2, dtype=int), np.eye(2, dtype=int), {}, ValueError, "'binary'.* several labels"),
         (np.eye(2, dtype=int), np.eye(2, dtype=int), {"average": "macro", "labels": [2]},
          ValueError, "some of 0 to 1"),
         ([0, 1], [0.1, 0.2, 0.3], {"threshold": 0}, ValueError, "a score for each answer"),

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 import funcnet as fn
@@ -99,8 +98,11 @@ def test_training_under_weights_is_training_on_repeated_examples(name):
     )  # fmt: skip
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("weight", [pytest.param(None, marks=pytest.mark.slow), WEIGHT])
 def test_the_loss_is_pytorchs_of_each_example_weighted(weight):
+    import torch
+
     result = fn.fit(
         MODEL, fn.CrossEntropyLoss(weight, label_smoothing=0.1), optax.adam(1e-2), (X, FEW),
         sample_weight=ANY, epochs=5, batch_size=4, key=KEY, progress=False,
