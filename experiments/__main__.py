@@ -60,13 +60,13 @@ def main(arguments: list[str]) -> int:
         # What the user can mend gets a sentence; a traceback is for bugs.
         print(f"python -m experiments {name}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt as stop:
         if not getattr(config, "saving", False):
             raise
         again = shlex.join([*arguments, *(["--resume"] if "--resume" not in arguments else [])])
         print(f"python -m experiments {name}: stopped; to go on:", file=sys.stderr)
         print(f"    python -m experiments {again}", file=sys.stderr)
-        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)  # as a shell counts it
+        return 128 + next((n for n in stop.args if isinstance(n, int)), signal.SIGINT)  # as shells
     return 0
 
 

@@ -15,7 +15,6 @@ import optax
 
 import funcnet as fn
 
-IMAGE = (28, 28, 1)
 CHANNELS, KERNELS = (32, 64, 128), (5, 3, 3)
 DROPOUT = {"mnist": 0.4, "fashion": 0.3}
 LOSS = fn.CrossEntropyLoss(label_smoothing=0.1)
@@ -58,8 +57,10 @@ SHIFTS = {"mnist": RandomShift(2), "fashion": RandomShift(1, mirror=True)}
 """What is done to the images of each data set: a digit mirrored is none, a shirt is a shirt."""
 
 
-def network(data: str = "mnist") -> fn.Sequential:
-    """(N, 28, 28, 1) images of a data set to (N, 10) logits."""
+def network(
+    data: str = "mnist", pixels: tuple[int, int] = (28, 28), classes: int = 10
+) -> fn.Sequential:
+    """(N, height, width, 1) images of a data set to (N, classes) logits."""
     layers: list[fn.Module] = [SHIFTS[data]]
     for inputs, outputs, kernel in blocks():
         layers += [
@@ -68,8 +69,13 @@ def network(data: str = "mnist") -> fn.Sequential:
             fn.BatchNorm2d(outputs),
             fn.ReLU(),
         ]
-    head = fn.Flatten(), fn.Dropout(DROPOUT[data]), fn.Linear(3 * 3 * CHANNELS[-1], 10)
+    head = fn.Flatten(), fn.Dropout(DROPOUT[data]), fn.Linear(features(pixels), classes)
     return fn.Sequential(*layers, *head)
+
+
+def features(pixels: tuple[int, int]) -> int:
+    """How many numbers an image is after three halvings."""
+    return (pixels[0] // 8) * (pixels[1] // 8) * CHANNELS[-1]
 
 
 def blocks() -> Iterator[tuple[int, int, int]]:

@@ -54,7 +54,7 @@ class CnnPeer(Peer):
                 nn.ReLU(),
             ]
         layers += [nn.Flatten(), nn.Dropout(cnn.DROPOUT[config.data])]
-        return nn.Sequential(*layers, nn.Linear(3 * 3 * cnn.CHANNELS[-1], 10))
+        return nn.Sequential(*layers, nn.Linear(cnn.features(config.pixels), sizes[-1]))
 
     def make_loss(self, loss: str) -> nn.Module:
         """Return the cross entropy, smoothed as `cnn.LOSS` is."""

@@ -1,14 +1,14 @@
 """MNIST and Fashion-MNIST, checked before use and downloaded only when no copy is at hand.
 
-`load` takes the four files from the first of these places that has them:
+`load` takes the four files from the folder given (the option `--data-dir`), whose files may be any
+of this format: KMNIST, EMNIST, images of another size. Else from the first place that has them:
 
-1. the folder given (the option `--data-dir`), and then from nowhere else;
-2. the system's data sets, `/usr/share/datasets/<set>`: Debian's package `dataset-fashion-mnist`;
-3. the files shipped with the experiments: MNIST only;
-4. the user's cache, `$XDG_CACHE_HOME/funcnet` or `~/.cache/funcnet`, downloaded when it lacks one.
+1. the system's data sets, `/usr/share/datasets/<set>`: Debian's package `dataset-fashion-mnist`;
+2. the files shipped with the experiments: MNIST only;
+3. the user's cache, `$XDG_CACHE_HOME/funcnet` or `~/.cache/funcnet`, downloaded when it lacks one.
 
-Wherever a file comes from, it must have the official one's checksum. That is taken of the
-uncompressed bytes, for most copies in circulation have been compressed again.
+From there a file must have the official one's checksum. That is taken of the uncompressed bytes,
+for most copies in circulation have been compressed again.
 """
 
 import io
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, Shaped
 
+import funcnet as fn
 from experiments.download import fetch
 from funcnet.data import idx
 from funcnet.io.files import write_atomically
@@ -32,9 +33,9 @@ SHIPPED = Path(__file__).parent / "data"
 class Split(NamedTuple):
     """Training or test data: a pair of arrays, as `funcnet.fit` takes."""
 
-    images: UInt8[np.ndarray, "examples 28 28"]
+    images: Shaped[np.ndarray, "examples height width"]
     """0 is the background."""
-    labels: UInt8[np.ndarray, " examples"]
+    labels: Integer[np.ndarray, " examples"]
 
 
 class File(NamedTuple):
@@ -66,12 +67,8 @@ class DataSet:
         )
 
 
-_FILES = {
-    "train-images-idx3-ubyte": (60_000, 28, 28),
-    "train-labels-idx1-ubyte": (60_000,),
-    "t10k-images-idx3-ubyte": (10_000, 28, 28),
-    "t10k-labels-idx1-ubyte": (10_000,),
-}
+_SHAPES = (60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)
+_FILES = dict(zip(idx.FILES, _SHAPES, strict=True))
 
 DATA_SETS = {
     "mnist": DataSet(
@@ -107,20 +104,23 @@ DATA_SETS = {
 def load(
     name: str = "mnist", data_dir: str | os.PathLike[str] | None = None
 ) -> tuple[Split, Split]:
-    """Return the official training and test data of a data set, as read-only arrays.
+    """Return the training and test data of a data set.
 
     Args:
         name: "mnist" or "fashion".
-        data_dir: folder with the four files; None searches the other places listed above.
+        data_dir: folder with the four files of any set; None searches the places listed above.
 
     Raises:
-        ValueError: the name is unknown, or a file is not the official one (`idx.IDXError`).
+        ValueError: the name is unknown, or a file is not right (`idx.IDXError`).
         OSError: a file is missing, can't be read, or can't be downloaded.
     """
     if name not in DATA_SETS:
         raise ValueError(f"data set: expected one of {list(DATA_SETS)}, got {name!r}")
     data_set = DATA_SETS[name]
-    folder = _find(data_set) if data_dir is None else Path(data_dir)
+    if data_dir is not None:
+        train, test = fn.data.read_idx_set(data_dir, list(_FILES))
+        return Split(*train), Split(*test)
+    folder = _find(data_set)
     arrays = [_read(folder, file) for file in data_set.files]
     return Split(arrays[0], arrays[1]), Split(arrays[2], arrays[3])
 
@@ -141,14 +141,9 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _read(folder: Path, file: File) -> np.ndarray:
-    for path in (folder / f"{file.name}.gz", folder / file.name):
-        if path.exists():
-            with path.open("rb") as stream:
-                return idx.read(stream, str(path), file.shape, file.sha256)
-    raise FileNotFoundError(
-        f"{folder}: neither {file.name}.gz nor {file.name} is there; the folder must hold the four "
-        f"files {', '.join(_FILES)}, compressed or not"
-    )
+    path = idx.find(folder, file.name, list(_FILES))
+    with path.open("rb") as stream:
+        return idx.read(stream, str(path), file.shape, file.sha256)
 
 
 def _find(data_set: DataSet) -> Path:

@@ -146,11 +146,8 @@ def train_side_by_side(
     found, diverged_at = jax.device_get(fn.map_seeds(train, keys))
     elapsed = time.perf_counter() - start
     print(f"{TITLES[loss]}: {len(seeds)} more on every core in {elapsed:.2f} s")
-    return {
-        seed: jax.tree.map(lambda leaf, i=i: leaf[i], found)
-        for i, seed in enumerate(seeds)
-        if diverged_at[i] < 0
-    }
+    finite = [(i, seed) for i, seed in enumerate(seeds) if diverged_at[i] < 0]
+    return {seed: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, seed in finite}
 
 
 def draw(key: Array) -> Drawn:

@@ -123,12 +123,8 @@ def depths(
     _bands(left, losses)
     left.set(xlabel="epoch", ylabel="training loss", yscale="log", title="training loss")
     _bands(right, gradients)
-    right.set(
-        xlabel="layer, counted from the input",
-        ylabel="norm of its weight's gradient",
-        yscale="log",
-        title="gradients before the first step",
-    )
+    right.set(xlabel="layer, counted from the input", ylabel="norm of its weight's gradient")
+    right.set(yscale="log", title="gradients before the first step")
     left.legend()
     figure.suptitle("mean and range over the seeds")
     return figure
@@ -166,11 +162,8 @@ def confusion(matrix: Int[np.ndarray, "true predicted"], class_names: Sequence[s
     axes.set_xticks(ticks, class_names, rotation=rotation, ha="right" if rotation else "center")
     axes.set_yticks(ticks, class_names)
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    axes.set(
-        xlabel="predicted class",
-        ylabel="true class",
-        title=f"accuracy {100 * accuracy:.2f} % on {matrix.sum():,} images",
-    )
+    title = f"accuracy {100 * accuracy:.2f} % on {matrix.sum():,} images"
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     return figure
 
 
@@ -196,11 +189,9 @@ def misread(
     for place, i in enumerate(shown, start=1):
         axes = figure.add_subplot(rows, columns, place, xticks=[], yticks=[])
         axes.imshow(images[i], cmap="gray_r")
-        axes.set_title(
-            f"{class_names[int(labels[i])]}, read as\n{class_names[int(predicted[i])]} "
-            f"({percent(float(confidence[i]))})",
-            fontsize=9,
-        )
+        true, read = class_names[int(labels[i])], class_names[int(predicted[i])]
+        title = f"{true}, read as\n{read} ({percent(float(confidence[i]))})"
+        axes.set_title(title, fontsize=9)
         axes.set_xlabel(f"image {i}", fontsize=8)
     return figure
 

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
+from tyro.conf import Suppress
 
 import funcnet as fn
 from experiments import cnn, datasets, options, runner, tables
 from experiments.runner import Experiment, Learned, Outputs, Seed
 from experiments.tables import TITLES
-from funcnet.errors import ConfigError
+from funcnet.errors import ConfigError, DataError
 from funcnet.io.files import write_atomically
 
 LOSS = "cross_entropy"
-PIXELS = 28 * 28
-CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,22 @@ class Config(options.PaperOptions):
     data: Literal["mnist", "fashion"] = "mnist"
     """MNIST comes along; Fashion-MNIST is looked for on the system, else downloaded."""
     data_dir: Path | None = None
-    """Folder with the data set's four files, compressed or not; nothing else is searched then."""
+    """Folder with the four files of any such set, compressed or not; nothing else is searched."""
     train_size: int = 10_000
-    """How many training images to use, the first ones; at most 60000."""
+    """How many training images to use, the first ones; at most as many as there are."""
     epochs: int = 100
     learning_rate: float = 0.02
     hidden: tuple[int, ...] = (512, 512, 512)
     out: Path = Path("runs/mnist")
+    pixels: Suppress[tuple[int, int]] = (28, 28)
+    labels: Suppress[tuple[int, ...]] = tuple(range(10))
+    """What the files in --data-dir have, as `of_files` found."""
 
     def __post_init__(self):
         super().__post_init__()
         self.require_counts("train_size")
-        options.require("train_size", self.train_size, self.train_size <= 60_000, "at most 60000")
+        there = self.data_dir is not None or self.train_size <= 60_000
+        options.require("train_size", self.train_size, there, "at most 60000")
         plain = (self.schedule, self.weight_decay, self.clip_norm) == ("constant", 0, None)
         if self.model == "cnn" and not plain:
             raise ConfigError(
@@ -70,7 +74,7 @@ class Config(options.PaperOptions):
     @property
     def image(self) -> tuple[int, ...]:
         """The shape of an image as the network takes it."""
-        return cnn.IMAGE if self.model == "cnn" else (PIXELS,)
+        return (*self.pixels, 1) if self.model == "cnn" else (math.prod(self.pixels),)
 
     @property
     def examples(self) -> int:
@@ -80,7 +84,25 @@ class Config(options.PaperOptions):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of features of the linear layers: pixels, hidden ones, classes."""
-        return (PIXELS, *self.hidden, CLASSES)
+        return (math.prod(self.pixels), *self.hidden, len(self.labels))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called: by their labels, if these are not the data set's own."""
+        names = datasets.DATA_SETS[self.data].class_names
+        return names if self.labels == tuple(range(len(names))) else tuple(map(str, self.labels))
+
+    def of_files(self) -> "Config":
+        """The same with what the files in --data-dir are like: their images and labels."""
+        if self.data_dir is None:
+            return self
+        train, test = datasets.load(self.data, self.data_dir)
+        labels = np.unique(train.labels)
+        if (unknown := np.setdiff1d(test.labels, labels)).size:
+            raise DataError(f"{self.data_dir}: no training image has the label {unknown[0]}")
+        size, pixels = min(self.train_size, len(train.labels)), train.images.shape[1:]
+        labels = tuple(labels.tolist())
+        return dataclasses.replace(self, train_size=size, pixels=pixels, labels=labels)
 
 
 CNN = Config(model="cnn", train_size=60_000, epochs=12, batch_size=128, learning_rate=0.003)
@@ -107,7 +129,7 @@ class Images(NamedTuple):
     y: np.ndarray
     """(examples,) int32."""
     pictures: np.ndarray
-    """(examples, 28, 28) uint8, 0 the background: as they were before."""
+    """(examples, height, width), 0 the background: as they were before."""
 
 
 Curves = Mapping[str, dict[int, tuple[np.ndarray, ...]]]
@@ -151,10 +173,12 @@ def main(config: Config) -> None:
     if config.with_torch:
         from experiments import torch_peer  # noqa: F401 (and PyTorch)
 
+    config = config.of_files()
     sets = load(config)
+    paper = tables.MNIST if config.data == "mnist" and config.data_dir is None else {}
     curves: Curves = defaultdict(dict)
     apart = []
-    with runner.running(config, tables.MNIST if config.data == "mnist" else {}) as experiment:
+    with runner.running(config, paper) as experiment:
         for seed, learned, accuracies in train_seeds(config, experiment, sets):
             curves[learned.framework][seed] = learned.losses, *accuracies
             write_atomically(config.out / "curves.csv", as_csv(config, curves).encode())
@@ -177,10 +201,11 @@ def load(config: Config) -> tuple[Images, Images]:
     """Return the training and the test images, standardised by the training images used."""
     train, test = datasets.load(config.data, config.data_dir)
     train = datasets.Split(*(array[: config.train_size] for array in train))
-    standardised = datasets.standardise(train.images, test.images)
+    images = datasets.standardise(train.images, test.images)
+    labels = (np.searchsorted(config.labels, split.labels) for split in (train, test))
     train, test = (
-        Images(x.reshape(-1, *config.image), split.labels.astype(np.int32), split.images)
-        for x, split in zip(standardised, (train, test), strict=True)
+        Images(x.reshape(-1, *config.image), y.astype(np.int32), split.images)
+        for x, y, split in zip(images, labels, (train, test), strict=True)
     )
     return train, test
 
@@ -199,7 +224,8 @@ def make_trainer(config: Config) -> fn.Trainer:
     if config.model == "mlp":
         return options.make_trainer(config, config.sizes, LOSS)
     optimizer = cnn.optimizer(config.learning_rate, config.steps)
-    return fn.Trainer(cnn.network(config.data), cnn.LOSS, optimizer, batch_size=config.batch_size)
+    network = cnn.network(config.data, config.pixels, len(config.labels))
+    return fn.Trainer(network, cnn.LOSS, optimizer, batch_size=config.batch_size)
 
 
 def train_seeds(
@@ -217,7 +243,9 @@ def train_seeds(
 
         kind = cnn_torch.CnnPeer if config.model == "cnn" else torch_peer.Peer
         peers = torch_peer.make_peers(config, config.sizes, LOSS, data, kind)
-    title = datasets.DATA_SETS[config.data].title
+    title = (
+        config.data_dir.resolve().name if config.data_dir else datasets.DATA_SETS[config.data].title
+    )
     for number in tqdm(range(config.seeds), unit="seed", desc=title):
         name, key = seed_name(number), jax.random.key(number)
         seed = Seed(LOSS, number, name, f"seed {number}, funcnet", trainer, data, key)
@@ -256,15 +284,12 @@ def as_csv(config: Config, curves: Curves) -> str:
 
 
 def _draw_errors(figures, config, learned, test):
-    names = datasets.DATA_SETS[config.data].class_names
+    names = config.class_names
     probabilities = np.asarray(jax.nn.softmax(learned.outputs(test.x)))
-    matrix = fn.metrics.confusion_matrix(
-        test.y, probabilities.argmax(axis=1), labels=range(CLASSES)
-    )
+    matrix = fn.metrics.confusion_matrix(test.y, probabilities.argmax(1), labels=range(len(names)))
     figures.save(figures.confusion(matrix, names), config.out / "confusion.png")
-    figures.save(
-        figures.misread(test.pictures, test.y, probabilities, names), config.out / "misread.png"
-    )
+    figure = figures.misread(test.pictures, test.y, probabilities, names)
+    figures.save(figure, config.out / "misread.png")
 
 
 def _draw_curves(figures, config, curves):

@@ -2,7 +2,7 @@
 
 Prints the probability of every class, and writes a picture of what the network saw, the
 probabilities beside it, into the run's folder. The image is one of the test set (--index), or a
-PNG file of 28 x 28 pixels (--image), light on dark like the images of the training: --invert is
+PNG file of the same size (--image), light on dark like the images of the training: --invert is
 for a dark digit on light paper.
 """
 
@@ -19,7 +19,6 @@ import funcnet as fn
 from experiments import datasets, mnist, results
 from funcnet.errors import ConfigError, DataError
 
-_SIZE = (28, 28)
 # Modes of Pillow whose conversion to 8-bit grey loses nothing that can be seen.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _INVERT_HINT = "the network learned light digits on a dark ground; --invert turns them around"
@@ -32,7 +31,7 @@ class Config:
     run: Positional[Path]
     """Folder that the mnist experiment wrote: its --out."""
     image: Path | None = None
-    """PNG file of 28 x 28 pixels, grey or colour."""
+    """PNG file, grey or colour, of the size that the network was trained with: 28 x 28 pixels."""
     index: int | None = None
     """Number of an image of the test set, counted from 0."""
     invert: bool = False
@@ -51,13 +50,13 @@ def main(config: Config) -> None:
     """Classify the image, print the probabilities, and draw what the network saw."""
     from experiments import figures  # needs matplotlib, and so brings Pillow
 
-    trained = read_options(config.run)
+    trained = read_options(config.run).of_files()
     trainer = mnist.make_trainer(trained)
     params, state = load_network(config, trainer.model)
     train, test = mnist.load(trained)
-    names = datasets.DATA_SETS[trained.data].class_names
+    names = trained.class_names
     if config.image is not None:
-        picture = read_png(config.image, config.invert)
+        picture = read_png(config.image, config.invert, trained.pixels)
         title, file = config.image.name, f"predict-{config.image.stem}.png"
     else:
         picture, label = choose(test, config.index)
@@ -109,14 +108,14 @@ def load_network(config: Config, model: fn.Module) -> tuple[Any, Any]:
 
 
 def choose(test: mnist.Images, index: int | None) -> tuple[np.ndarray, int]:
-    """Return an image of the test set, (28, 28) uint8, and its class."""
+    """Return an image of the test set, (height, width), and its class."""
     if index not in range(len(test.y)):
         raise ConfigError(f"--index is {index}, expected 0 to {len(test.y) - 1}")
     return test.pictures[index], int(test.y[index])
 
 
-def read_png(path: Path, invert: bool) -> np.ndarray:
-    """Return the pixels of a PNG file, (28, 28) uint8, light and dark turned around or not.
+def read_png(path: Path, invert: bool, size: tuple[int, int] = (28, 28)) -> np.ndarray:
+    """Return the pixels of a PNG file, (height, width) uint8, light and dark turned around or not.
 
     Raises:
         OSError: the file can't be read.
@@ -127,7 +126,7 @@ def read_png(path: Path, invert: bool) -> np.ndarray:
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            _check(path, image)
+            _check(path, image, size)
             grey = np.asarray(image.convert("L"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
@@ -140,12 +139,12 @@ def read_png(path: Path, invert: bool) -> np.ndarray:
     return grey
 
 
-def _check(path, image):
+def _check(path, image, size):
     """Refuse, before it is decoded, what the network would not see as people do."""
-    if image.size != _SIZE:
-        width, height = image.size
+    width, height = image.size
+    if (height, width) != size:
         raise DataError(
-            f"{path} has {width} x {height} pixels, expected {_SIZE[0]} x {_SIZE[1]}; crop it to a "
+            f"{path} has {width} x {height} pixels, expected {size[1]} x {size[0]}; crop it to a "
             f"square with the digit in its middle, then scale it down"
         )
     if image.mode not in _MODES:

@@ -254,10 +254,8 @@ class Experiment:
             if self._options.on_divergence == "raise":
                 raise
             tqdm.write(f"left out: {error}")
-            self.diverged += [
-                results.Diverged(framework, seed.loss, seed.number, error.epoch)
-                for framework in frameworks
-            ]
+            where = seed.loss, seed.number, error.epoch
+            self.diverged += [results.Diverged(framework, *where) for framework in frameworks]
             self._write()
 
     @property

@@ -51,15 +51,10 @@ def render(differences: Mapping[str, np.ndarray], runs: Sequence[results.Run]) -
 
 
 def _accuracies(runs):
-    frameworks = ("funcnet", "torch")
-    titles = [tables.TITLES[framework] for framework in frameworks]
-    rows = [["seed", *(f"{part}, {title}" for part in ("train", "test") for title in titles)]]
+    parts = [(part, name) for part in ("train", "test") for name in ("funcnet", "torch")]
+    rows = [["seed", *(f"{part}, {tables.TITLES[name]}" for part, name in parts)]]
     found = {(run.framework, run.seed): run for run in runs}
     for seed in sorted({run.seed for run in runs}):
-        scores = [
-            getattr(found[framework, seed], f"accuracy_{part}")
-            for part in ("train", "test")
-            for framework in frameworks
-        ]
+        scores = [getattr(found[name, seed], f"accuracy_{part}") for part, name in parts]
         rows.append([str(seed), *(f"{100 * score:.2f} %" for score in scores)])
     return rows

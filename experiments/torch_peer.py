@@ -31,7 +31,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 _LOSSES = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}
-
 _PREDICT_BATCH = 1000
 
 Order = Callable[[int], np.ndarray]
@@ -170,13 +169,8 @@ def make_schedule(options: PaperOptions, optimizer: torch.optim.Optimizer):
 
 def order_of(start: fn.TrainState, examples: int) -> Order:
     """Return the order in which funcnet visits the examples after this state."""
-
-    @jax.jit
-    def compute(epoch):
-        key = jax.random.fold_in(start.key, start.epoch + epoch)
-        return shuffle.permutation(jax.random.fold_in(key, 0), examples)
-
-    return lambda epoch: np.array(compute(epoch))
+    compute = jax.jit(lambda key: shuffle.permutation(jax.random.fold_in(key, 0), examples))
+    return lambda epoch: np.array(compute(jax.random.fold_in(start.key, start.epoch + epoch)))
 
 
 @dataclasses.dataclass

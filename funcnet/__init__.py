@@ -4,8 +4,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from funcnet import errors, metrics, ops, testing
-from funcnet.errors import CheckpointError, DivergenceError
+from funcnet import data, errors, metrics, ops, testing
+from funcnet.errors import CheckpointError, DivergenceError, TrainingInterrupted
 from funcnet.inspect.debug import debugging
 from funcnet.inspect.summary import summary
 from funcnet.io import checkpoint, interop
@@ -123,11 +123,13 @@ __all__ = [
     "Tanh",
     "TrainState",
     "Trainer",
+    "TrainingInterrupted",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
     "backward",
     "callbacks",
     "checkpoint",
+    "data",
     "debugging",
     "errors",
     "export",

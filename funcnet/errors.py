@@ -54,6 +54,18 @@ class CheckpointError(FuncnetError, ValueError):
     """A checkpoint is damaged, or of another run than the one to be continued."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a run. No `FuncnetError`, so that `except Exception` lets it pass.
+
+    Attributes:
+        result: the `FitResult` of the last epoch: what was learned until then.
+    """
+
+    def __init__(self, message: str, result: Any = None):
+        super().__init__(message)
+        self.result = result
+
+
 class DivergenceError(FuncnetError, ArithmeticError):
     """The loss or a parameter became infinite or NaN during training.
 

@@ -87,10 +87,14 @@ def pytest_collection_modifyitems(items):
 
 
 def mark_most_slow(items):
-    """Of the cases of a test with the mark few(n), mark all but each n-th as slow."""
+    """Of the cases of a test with the mark few(n), mark all but each n-th as slow.
+
+    With few(n, m) of those all but each m-th as exhaustive.
+    """
     seen = collections.Counter()
     for item in items:
         if few := item.get_closest_marker("few"):
-            if seen[item.function] % few.args[0]:
-                item.add_marker("slow")
+            number, (n, m) = seen[item.function], (*few.args, 1)[:2]
+            if number % n:
+                item.add_marker("exhaustive" if number % m else "slow")
             seen[item.function] += 1

@@ -1,11 +1,14 @@
 """The documentation's Python runs, its commands are CI's, and its links lead somewhere."""
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from funcnet import metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +56,13 @@ def test_readme_commands_are_run_by_ci():
     assert commands
     for command in commands:
         assert re.search(rf"^{re.escape(command)}$", ci, re.M), command
+
+
+def test_each_metric_is_explained():
+    explained = re.findall(r"`(\w+)`", (ROOT / "docs" / "training.md").read_text())
+    functions = [name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))]
+    assert functions
+    assert set(functions) <= set(explained)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -38,7 +38,12 @@ ONE_HOT = np.eye(3, dtype=np.float32)[LABELS]
 MODEL = fn.Sequential(fn.Linear(2, 4), fn.Sequential(fn.ReLU(), fn.Linear(4, 3)))
 FIRST, LAST = repr(fn.Linear(2, 4)), repr(fn.Linear(4, 3))
 CE, MSE = fn.CrossEntropyLoss(), fn.MSELoss()
+CE_EACH = fn.CrossEntropyLoss(reduction="none")
 SGD = optax.sgd(0.1)
+
+
+def per_example(prediction, target):
+    return CE_EACH(prediction, target)
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +297,12 @@ STATIC = {
         loss=fn.CrossEntropyLoss(reduction="none"),
         batch_size=10,
     ),
+    "a function's loss per example": case(
+        ShapeError,
+        *("shape (10,)", "jnp.mean(per_example(prediction, y))"),
+        loss=per_example,
+        batch_size=10,
+    ),
     "a loss that is an integer": case(
         DtypeError, "int32[]", "floating", loss=lambda _, target: target.sum()
     ),
@@ -387,18 +398,18 @@ VALUES = {
     ),
     "too large for float32": case(
         DataError,
-        *("data's x is inf at [2, 0]", "float32"),
+        *("data's x is 1e+300 at [2, 0]", "float32"),
         data=(with_entry(X.astype(np.float64), (2, 0), 1e300), LABELS),
     ),
     "too large for bfloat16": case(
         DataError,
-        *("data's x is inf at [2, 0]", "bfloat16"),
+        *("data's x is 3.4e+38 at [2, 0]", "bfloat16"),
         data=(with_entry(X, (2, 0), 3.4e38), LABELS),
         dtype=jnp.bfloat16,
     ),
     "too large for float16": case(
         DataError,
-        *("data's x is inf at [2, 0]", "float16"),
+        *("data's x is 100000 at [2, 0]", "float16"),
         data=(with_entry(X, (2, 0), 1e5), LABELS),
         dtype=jnp.float16,
     ),

@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -68,8 +69,8 @@ def require_arrays(function: str, **arrays: Any) -> None:
     for name, array in arrays.items():
         if not (hasattr(array, "dtype") and hasattr(array, "shape")):
             raise DtypeError(
-                f"{function}: {name} is {type(array).__name__}, expected an array; convert it with "
-                f"jnp.asarray"
+                f"{function}: {name} is {type(array).__name__}, expected an array; "
+                f"{how_to_convert(name, array)}"
             )
         if isinstance(array, np.ma.MaskedArray):
             raise DtypeError(f"{function}: {name} is masked; fill it in, as {name}.filled(0)")
@@ -78,6 +79,19 @@ def require_arrays(function: str, **arrays: Any) -> None:
                 f"{function}: {name} has dtype {array.dtype}, expected numbers; convert it, for "
                 f"example with {name}.astype(np.float32)"
             )
+
+
+def how_to_convert(name: str, value: Any) -> str:
+    """How to make one array of what is none, in words."""
+    several = isinstance(value, Mapping)
+    parts = list(value.values()) if several else value
+    if isinstance(parts, tuple | list) and any(getattr(part, "ndim", 0) for part in parts):
+        stacked = f"list({name}.values())" if several else name
+        return (
+            f"join the features with np.column_stack({stacked}), or write a Container whose "
+            f"connect takes them apart"
+        )
+    return "convert it with jnp.asarray"
 
 
 def require_loss(loss: Any) -> None:

@@ -1,18 +1,41 @@
 """Data sets as pairs of arrays, or trees of them: converted once, checked before anything runs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from funcnet.data.convert import from_host, no_pair, several_inputs, two_sets
 from funcnet.errors import DataError, DtypeError, ShapeError
 
 
-def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+class Weighted(NamedTuple):
+    """The targets of a set with sample weights, in the place of y."""
+
+    target: Any
+    weight: Array
+    """(examples,), in float32 at least."""
+
+
+def target_of(y: Any) -> Any:
+    """The targets, without what they count."""
+    return y.target if isinstance(y, Weighted) else y
+
+
+def weight_apart(data: Any) -> tuple[Any, Any]:
+    """The set (x, y), and its sample weights where it is (x, y, sample_weight); else None."""
+    if isinstance(data, tuple | list) and len(data) == 3:
+        return (data[0], data[1]), data[2]
+    return data, None
+
+
+def as_arrays(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tuple[Any, Any]:
     """A pair of arrays, or of pytrees of arrays, over the same examples, floating ones in `dtype`.
+
+    With sample weights, the second of the pair is `Weighted`.
 
     Raises:
         DataError: `data` is not a pair, or empty.
@@ -20,18 +43,37 @@ def as_arrays(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         DtypeError: something that is no array of numbers.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
-        what = f"{len(data)} entries" if isinstance(data, tuple | list) else type(data).__name__
-        raise DataError(f"{name} is {what}, expected a pair of arrays: (x, y)")
+        raise no_pair(name, data)
     x = as_examples(f"{name}'s x", data[0], dtype)
     y = as_examples(f"{name}'s y", data[1], dtype)
     if examples(x) != examples(y):
+        fix = several_inputs("x", data[0]) or several_inputs("y", data[1]) or two_sets(name, data)
         raise ShapeError(
             f"{name}'s x has {examples(x)} examples and y has {examples(y)} (shapes {_shapes(x)} "
-            f"and {_shapes(y)}), expected as many; the first axis counts the examples"
+            f"and {_shapes(y)}), expected as many; the first axis counts the examples{fix}"
         )
     if examples(x) == 0:
         raise DataError(f"{name} is empty: x has shape {_shapes(x)}; there is nothing to train on")
-    return x, y
+    if sample_weight is None:
+        return x, y
+    return x, Weighted(y, _as_weight(f"{name}'s sample_weight", sample_weight, examples(x), dtype))
+
+
+def _as_weight(name: str, weight: Any, count: int, dtype: Any) -> Array:
+    """(examples,), in float32 at least."""
+    if isinstance(weight, Mapping | str):
+        raise DtypeError(
+            f"{name} is {weight!r}, expected an array, a number for each example; classes are "
+            f"weighted by the loss: fn.CrossEntropyLoss(weight={weight!r})"
+        )
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    array = as_array(name, weight, dtype)
+    if array.shape != (count,):
+        mend = "; take its column, sample_weight[:, 0]" if array.shape == (count, 1) else ""
+        raise ShapeError(
+            f"{name} has shape {array.shape}, expected ({count},), a number for each example{mend}"
+        )
+    return array.astype(dtype)
 
 
 def as_examples(name: str, tree: Any, dtype: Any) -> Any:
@@ -88,70 +130,52 @@ def as_array(name: str, array: Any, dtype: Any) -> Array:
     if array is None:
         raise DtypeError(f"{name} is None, expected an array")
     if not isinstance(array, jax.Array):
-        array = _from_host(name, array, dtype)
+        array = from_host(name, array, dtype)
     if array.ndim == 0:
         raise ShapeError(f"{name} is a single number, expected an array over the examples")
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return jnp.asarray(array.astype(dtype) if floating else array)
 
 
-def _from_host(name, array, dtype):
-    if np.ma.is_masked(array):
-        raise DataError(f"{name} has masked entries; remove those examples or fill them in")
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ShapeError(f"{name} is ragged: {error}") from None
-    real = array.dtype == bool or (
-        jnp.issubdtype(array.dtype, jnp.number) and array.dtype.kind != "c"
-    )
-    if not real:
-        raise DtypeError(
-            f"{name} has dtype {array.dtype}, expected real numbers; convert it, for example with "
-            f"np.asarray({name.split()[-1]}, np.float32)"
-        )
-    if array.dtype.kind in "iu":
-        return _narrowed(name, array)
-    if array.dtype.kind != "f":
-        return array
-    with np.errstate(over="ignore"):  # an overflow becomes infinite, which `checked` reports
-        return array.astype(dtype)
-
-
-def _narrowed(name, array):
-    """Integers in the dtype JAX gives them: without 64-bit mode 2**32 would become 0 in silence."""
-    # By NumPy: under jit, jnp's result has no values to compare.
-    narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-    wrong = narrow != array
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise DataError(
-            f"{name} is {array[where]} at {list(where)}, expected numbers that {narrow.dtype} can "
-            f"hold; correct it, or enable 64-bit numbers with jax.config.update('jax_enable_x64', "
-            f"True)"
-        )
-    return jnp.asarray(narrow)
-
-
-def checked(name: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+def checked(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tuple[Any, Any]:
     """The same as `as_arrays`, and every number finite.
 
     Raises:
         DataError: NaN or infinity, also where a number overflows `dtype`.
     """
-    pair = as_arrays(name, data, dtype)
-    for part, tree in zip("xy", pair, strict=True):
-        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+    x, y = as_arrays(name, data, dtype, sample_weight)
+    for part, tree, given in (("x", x, data[0]), ("y", target_of(y), data[1])):
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        for (path, array), leaf in zip(leaves, structure.flatten_up_to(given), strict=True):
             if jnp.issubdtype(array.dtype, jnp.floating):
-                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array)
-    return pair
+                _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array, leaf)
+    if isinstance(y, Weighted):
+        _require_weights(f"{name}'s sample_weight", y.weight)
+    return x, y
 
 
-def _require_finite(name, array):
+def _require_weights(name, weight):
+    _require_finite(name, weight, weight)
+    if (weight < 0).any():
+        where = int(jnp.argmax(weight < 0))
+        raise DataError(f"{name} is {weight[where]} at {[where]}, expected numbers >= 0")
+    if not (weight > 0).any():
+        raise DataError(f"{name} is 0 everywhere, so that no example counts; give some a weight")
+
+
+def _require_finite(name, array, given):
     if jnp.isfinite(array).all():
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))
     where = tuple(int(i) for i in bad[0])
+    host = given if isinstance(given, jax.Array) else from_host(name, given, np.float64)
+    if np.isfinite(value := np.asarray(host, np.float64)[where]):
+        wider = ", or train with dtype=jnp.bfloat16 or jnp.float32"
+        raise DataError(
+            f"{name} is {value:g} at {list(where)}, and {array.dtype} holds no number beyond "
+            f"{float(jnp.finfo(array.dtype).max):.5g} (in {len(bad)} places); scale the data"
+            f"{wider if array.dtype == jnp.float16 else ''}"
+        )
     raise DataError(
         f"{name} is {array[where]} at {list(where)} and not finite in {len(bad)} places (as "
         f"{array.dtype}); remove those examples or fill them in"

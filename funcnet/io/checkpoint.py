@@ -40,6 +40,7 @@ import numpy as np
 from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import CheckpointError, ConfigError, DtypeError
 from funcnet.io.files import sync, write_atomically
+from funcnet.io.kinds import kind_of
 from funcnet.io.lock import locked
 from funcnet.io.manifest import (
     ARRAYS,
@@ -164,12 +165,13 @@ def restore(
 
     Raises:
         CheckpointError: the checkpoint is of another run, with the differences; or there are
-            checkpoints and none is whole.
-        OSError: the folder can't be read.
+            checkpoints and none is whole; or `folder` is itself one checkpoint of a run.
+        OSError: the folder can't be read, or is a file.
         ConfigError: `about` is not made of JSON values.
         ModuleNotFoundError: Orbax is not installed.
     """
     folder = Path(folder).absolute()
+    _require_folder(folder)
     expected = None if about is None else as_json(about)
     orbax = require_orbax()
     damages: list[str] = []
@@ -192,6 +194,18 @@ def restore(
             f"{folder} to start anew"
         )
     return None
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise for a file, and for one checkpoint in the place of the folder that holds it."""
+    if folder.is_file():
+        kind = kind_of(folder.read_bytes())
+        fix = f"it is {kind}" if kind else "parameters in a file are read by fn.load(path, like)"
+        raise NotADirectoryError(f"{folder} is a file, expected a folder of checkpoints; {fix}")
+    if (folder / MANIFEST).exists():
+        raise CheckpointError(
+            f"{folder} is one checkpoint, expected the folder of its run: {folder.parent}"
+        )
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:

@@ -10,7 +10,6 @@ Nothing here unpickles: a file from elsewhere can be wrong, but it can't execute
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import safetensors.numpy
 from funcnet._internal.describe import describe, differences, shown
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.io.files import write_atomically
+from funcnet.io.kinds import kind_of, read_file
 from funcnet.io.trees import SHOWN, flatten, restore, to_numpy
 from funcnet.layers import Module
 
@@ -180,7 +180,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         OSError: the file can't be read.
         ParamsError: it is damaged, not safetensors, or has a dtype that NumPy and JAX have not.
     """
-    data = Path(path).read_bytes()
+    data = read_file(path)
     try:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
@@ -198,13 +198,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _explain(data: bytes, error: Exception) -> str:
-    # torch.save writes a zip file, older versions of it a bare pickle.
-    if data.startswith((b"PK\x03\x04", b"\x80")):
-        return (
-            "a pickle, not a safetensors file; pickles can execute code and are never loaded: "
-            "in PyTorch, write safetensors.torch.save_file(model.state_dict(), path)"
-        )
-    return f"damaged, or not a safetensors file ({error}); write or fetch it again"
+    kind = kind_of(data)
+    if kind.startswith("a pickle"):
+        return kind
+    return f"damaged, or not a safetensors file: {kind or f'{error}; write or fetch it again'}"
 
 
 def _description(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Losses: frozen dataclasses that hold options, called as loss(prediction, target)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from funcnet.ops.losses.reduction import (
 from funcnet.ops.losses.regression import require_delta
 
 Classification = Literal["labels", "answers"]
+BALANCED = "balanced"
 
 
 class Loss:
@@ -68,6 +70,18 @@ class Loss:
         """Which labels (...) count in the mean; None where all do."""
         return None
 
+    def for_labels(self, target: Any, sample_weight: Any = None) -> "Loss":
+        """This loss with the numbers that it takes from the targets of a whole set.
+
+        `fit` calls it once with all training targets. The loss itself, unless it has class
+        weights "balanced".
+
+        Args:
+            target: the targets.
+            sample_weight: what each example counts, (examples,); None for 1.
+        """
+        return self
+
     def check_labels(self, target: Any, classes: int) -> None:
         """Raise DataError where the target has a value that this loss has no meaning for.
 
@@ -107,18 +121,22 @@ class CrossEntropyLoss(Loss):
     """Cross entropy of logits and labels or probabilities (`torch.nn.CrossEntropyLoss`).
 
     Args:
-        weight: one weight a class, a sequence or array; stored as a tuple. None for 1.
+        weight: one weight a class, a sequence or array, stored as a tuple; a dict from class to
+            weight, 1 for those it does not name; or "balanced", for which `fit` counts the
+            training labels: n / (C n_c) for the n_c of n labels that are of class c, with C
+            classes that occur (scikit-learn's formula). None for 1.
         ignore_index: the label that counts nothing.
         reduction: "mean", "sum" or "none".
         label_smoothing: in [0, 1].
 
     Raises:
-        ConfigError: an unknown reduction, smoothing outside [0, 1], or weights that are not a
-            sequence of finite numbers >= 0.
+        ConfigError: an unknown reduction, smoothing outside [0, 1], or weights that are not
+            finite numbers >= 0; when called, weights that are still "balanced", or that name a
+            class without an output.
     """
 
     classification: ClassVar[Classification | None] = "labels"
-    weight: tuple[float, ...] | None = None
+    weight: Any = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
     label_smoothing: float = 0.0
@@ -138,7 +156,7 @@ class CrossEntropyLoss(Loss):
         the loss is NaN instead. See `ops.cross_entropy`.
         """
         require_arrays("cross_entropy", logits=prediction, target=target)
-        weight = None if self.weight is None else jnp.asarray(self.weight)
+        weight = _weight_array(self, prediction.shape[-1] if prediction.ndim else 1)
         loss = ops.cross_entropy(
             prediction, target, weight, self.ignore_index, self.reduction, self.label_smoothing
         )
@@ -148,8 +166,11 @@ class CrossEntropyLoss(Loss):
 
     def divisor(self, target: Array) -> Array:
         """The weights of the labels that count; of probabilities, how many examples there are."""
-        weight = None if self.weight is None else jnp.asarray(self.weight)
-        return self._divisor_of(divisor(target, weight, self.ignore_index))
+        return self._divisor_of(_label_divisor(self, target))
+
+    def for_labels(self, target: Any, sample_weight: Any = None) -> Loss:
+        """The same, with numbers for "balanced" weights: see `Loss.for_labels`."""
+        return _balanced(self, target, sample_weight)
 
     def counted(self, target: Array) -> Array | None:
         """Which labels (...) count in the mean; None for probabilities, which all do."""
@@ -166,17 +187,20 @@ class NLLLoss(Loss):
     """Negative log-likelihood of labels (`torch.nn.NLLLoss`): what follows a LogSoftmax.
 
     Args:
-        weight: one weight a class, a sequence or array; stored as a tuple. None for 1.
+        weight: one weight a class, a sequence or array, stored as a tuple; a dict from class to
+            weight, 1 for those it does not name; or "balanced", for which `fit` counts the
+            training labels: n / (C n_c) for the n_c of n labels that are of class c, with C
+            classes that occur (scikit-learn's formula). None for 1.
         ignore_index: the label that counts nothing.
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ConfigError: an unknown reduction, or weights that are not a sequence of finite numbers
-            >= 0.
+        ConfigError: an unknown reduction, or weights that are not finite numbers >= 0; when called,
+            weights that are still "balanced", or that name a class without an output.
     """
 
     classification: ClassVar[Classification | None] = "labels"
-    weight: tuple[float, ...] | None = None
+    weight: Any = None
     ignore_index: int = -100
     reduction: Reduction = "mean"
 
@@ -194,7 +218,7 @@ class NLLLoss(Loss):
         the loss is NaN instead. See `ops.nll_loss`.
         """
         require_arrays("nll_loss", log_probabilities=prediction, target=target)
-        weight = None if self.weight is None else jnp.asarray(self.weight)
+        weight = _weight_array(self, prediction.shape[-1] if prediction.ndim else 1)
         loss = ops.nll_loss(prediction, target, weight, self.ignore_index, self.reduction)
         if not isinstance(target, Tracer):
             self.check_labels(target, prediction.shape[-1])
@@ -202,8 +226,11 @@ class NLLLoss(Loss):
 
     def divisor(self, target: Array) -> Array:
         """The weights of the labels that count."""
-        weight = None if self.weight is None else jnp.asarray(self.weight)
-        return self._divisor_of(divisor(target, weight, self.ignore_index))
+        return self._divisor_of(_label_divisor(self, target))
+
+    def for_labels(self, target: Any, sample_weight: Any = None) -> Loss:
+        """The same, with numbers for "balanced" weights: see `Loss.for_labels`."""
+        return _balanced(self, target, sample_weight)
 
     def counted(self, target: Array) -> Array:
         """Which labels (...) count in the mean."""
@@ -238,6 +265,7 @@ class BCEWithLogitsLoss(Loss):
         require_reduction("BCEWithLogitsLoss", self.reduction)
         for name in ("weight", "pos_weight"):
             if (given := getattr(self, name)) is not None:
+                _require_no_classes(name, given)
                 weights = _finite_weights(f"BCEWithLogitsLoss's {name}", given)
                 set_fields(self, **{name: _in_tuples(weights.tolist())})
 
@@ -390,14 +418,120 @@ def _require_classes(loss: Any, target: Any, classes: int, ignore_index: int) ->
         )
 
 
-def _class_weights(loss: str, weight: Any) -> tuple[float, ...]:
+def _require_no_classes(name: str, weight: Any) -> None:
+    if isinstance(weight, str | Mapping):
+        raise ConfigError(
+            f"BCEWithLogitsLoss's {name} is {weight!r}, and yes-or-no answers have no classes to "
+            f"weight; weight a yes by a number, which balances both as "
+            f"pos_weight=float((y == 0).sum() / (y == 1).sum())"
+        )
+
+
+class ClassWeights(dict[int, float]):
+    """From classes to weights, hashable; a class that is not named has weight 1."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(frozenset(self.items()))
+
+    def array(self, classes: int) -> np.ndarray:
+        """The weight of each of so many classes, (C,) float64."""
+        return np.array([self.get(number, 1.0) for number in range(classes)])
+
+
+def _class_weights(loss: str, weight: Any) -> tuple[float, ...] | ClassWeights | str:
+    if isinstance(weight, str) and weight == BALANCED:
+        return weight
+    if isinstance(weight, Mapping):
+        return _weights_by_class(loss, weight)
     try:
         values = _finite_weights("", weight)
     except ConfigError:
         values = np.empty(())
     if values.ndim != 1 or not values.size:
-        raise ConfigError(f"{loss}'s weight is {weight!r}, expected one finite number >= 0 a class")
+        raise ConfigError(
+            f"{loss}'s weight is {weight!r}, expected one finite number >= 0 a class, a dict from "
+            f"class to weight, or 'balanced'"
+        )
     return tuple(map(float, values))
+
+
+def _weights_by_class(loss: str, weight: Mapping[Any, Any]) -> ClassWeights:
+    by_class = ClassWeights()
+    for label, value in weight.items():
+        if isinstance(label, str | bool) or not hasattr(label, "__index__") or label < 0:
+            raise ConfigError(
+                f"{loss}'s weight has the class {label!r}, expected integers from 0; words are "
+                f"numbered by classes, y = np.unique(y, return_inverse=True), and looked up by "
+                f"dict(enumerate([weight[c] for c in classes.tolist()]))"
+            )
+        by_class[int(label)] = float(_finite_weights(f"{loss}'s weight of {label}", value))
+    if not by_class:
+        raise ConfigError(f"{loss}'s weight is {{}}, expected a weight for at least one class")
+    return by_class
+
+
+def _weight_array(loss: Any, classes: int) -> Array | None:
+    """The class weights, (C,), as their op takes them; None for 1."""
+    if loss.weight is None:
+        return None
+    if isinstance(loss.weight, ClassWeights):
+        if max(loss.weight) >= classes:
+            raise ConfigError(
+                f"{loss!r} has a weight for class {max(loss.weight)}, expected 0 to {classes - 1} "
+                f"for {classes} outputs; leave it out, or give the model's last layer as many "
+                f"outputs as there are classes"
+            )
+        return jnp.asarray(loss.weight.array(classes))
+    return jnp.asarray(_numbers(loss))
+
+
+def _label_divisor(loss: Any, target: Array) -> Array:
+    """What the mean over these labels divides by, ()."""
+    if not isinstance(loss.weight, ClassWeights) or not is_labels(target):
+        weight = None if loss.weight is None else jnp.asarray(_numbers(loss))
+        return divisor(target, weight, loss.ignore_index)
+    # How many classes there are is not told here: all from `rest` on have weight 1.
+    rest = max(loss.weight) + 1
+    counts = counted(target, loss.ignore_index)
+    target = jnp.where(counts, jnp.minimum(target.astype(jnp.int32), rest), -1)
+    weight = jnp.asarray(loss.weight.array(rest + 1))
+    return divisor(target, weight, ignore_index=-1)
+
+
+def _numbers(loss: Any) -> tuple[float, ...]:
+    if loss.weight == BALANCED:
+        raise ConfigError(
+            f"{loss!r} has weight='balanced', which fit computes from the training labels; "
+            f"elsewhere give them: loss.for_labels(y) is this loss with the weights of labels y"
+        )
+    return loss.weight
+
+
+def _balanced(loss: Any, target: Any, sample_weight: Any) -> Any:
+    """The loss with n / (C n_c) for class c, by scikit-learn's formula, where it is to have that.
+
+    Raises:
+        DataError: the targets are no labels.
+    """
+    if loss.weight != BALANCED:
+        return loss
+    labels = np.asarray(target)
+    if labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{loss!r} has weight='balanced', which counts labels, and y is {labels.dtype}; give "
+            f"integer labels, or the weight of each class as a number"
+        )
+    counts = labels != loss.ignore_index
+    each = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    each = np.broadcast_to(each.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape)
+    classes, index = np.unique(labels[counts], return_inverse=True)
+    found = np.bincount(index.reshape(-1), weights=each[counts])
+    weights = {
+        int(label): float(found.sum() / ((found > 0).sum() * n))
+        for label, n in zip(classes, found, strict=True)
+        if n > 0 and label >= 0
+    }
+    return dataclasses.replace(loss, weight=weights or None)
 
 
 def _finite_weights(name: str, weight: Any) -> np.ndarray:

@@ -231,7 +231,10 @@ def _loss_and_cotangent(loss, prediction, y) -> tuple[Array, Any]:
             f"the loss is {type(loss_value).__name__}, expected one floating number, an array"
         )
     if loss_value.shape != ():
-        raise ShapeError(f"the loss has shape {loss_value.shape}, expected one number, ()")
+        raise ShapeError(
+            f"the loss has shape {loss_value.shape}, expected one number, (); take its mean with "
+            f"jnp.mean, or of a loss object reduction='mean'"
+        )
     return loss_value, pullback(jnp.ones_like(loss_value))[0]
 
 

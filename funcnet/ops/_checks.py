@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from funcnet._internal.checks import how_to_convert
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 
 
@@ -13,7 +14,7 @@ def require_floating(function: str, **arrays: Any) -> None:
         if not (hasattr(array, "dtype") and hasattr(array, "shape")):
             raise DtypeError(
                 f"{function}: {name} is {type(array).__name__}, expected an array; "
-                f"convert it with jnp.asarray"
+                f"{how_to_convert(name, array)}"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise DtypeError(

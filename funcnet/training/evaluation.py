@@ -12,6 +12,7 @@ from funcnet.layers.module import as_pair
 from funcnet.training import metrics
 from funcnet.training.state import loss_dtype
 from funcnet.training.step import batch_loss
+from funcnet.training.weights import weighted_divisor
 
 
 def evaluate(trainer: Any, params: Any, state: Any, data: Any) -> dict[str, Array]:
@@ -26,7 +27,7 @@ def evaluate(trainer: Any, params: Any, state: Any, data: Any) -> dict[str, Arra
         x, y = batch
         output = trainer.model.apply(params, state, x, key=None, train=False)
         prediction, _ = as_pair(trainer.model, "apply", output)
-        carries = metrics.added(trainer.metrics, carries, y, prediction)
+        carries = metrics.added(trainer.metrics, carries, arrays.target_of(y), prediction)
         loss = batch_loss(trainer, prediction, y).astype(dtype)
         return carries, (loss, prediction if sees_all else ())
 
@@ -39,7 +40,7 @@ def evaluate(trainer: Any, params: Any, state: Any, data: Any) -> dict[str, Arra
         y_pred = jax.tree.map(lambda *parts: jnp.concatenate(parts), y_pred, rest)
     return {
         "loss": mean_loss(trainer, data[1], losses, last),
-        **metrics.values(trainer.metrics, data[1], y_pred, dtype),
+        **metrics.values(trainer.metrics, arrays.target_of(data[1]), y_pred, dtype),
         **metrics.results(trainer.metrics, carries, dtype),
     }
 
@@ -70,7 +71,7 @@ def mean_loss(
         return total / n
 
     def divisor(y):
-        return trainer.loss.divisor(y).astype(losses.dtype)
+        return weighted_divisor(trainer.loss, y).astype(losses.dtype)
 
     taken = y if order is None else arrays.take(y, order)
     divisors = jax.vmap(divisor)(_split(taken, full, size))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 import sys
 import time
 import warnings
@@ -32,9 +33,11 @@ from funcnet.errors import (
     DtypeError,
     FuncnetError,
     ParamsError,
+    TrainingInterrupted,
 )
 from funcnet.io import checkpoint
 from funcnet.layers import Loss, Module, Params, State
+from funcnet.layers.module import as_pair
 from funcnet.training.callbacks import (
     Callback,
     Event,
@@ -44,7 +47,14 @@ from funcnet.training.callbacks import (
 )
 from funcnet.training.checkpointing import Checkpoints, about_run
 from funcnet.training.divergence import SMALLER_STEPS, diagnose
-from funcnet.training.metrics import VALIDATION, Metric
+from funcnet.training.metrics import VALIDATION, Metric, mode_of
+from funcnet.training.optimizers import (
+    added_as_it_is,
+    held_back,
+    overflowed,
+    require_optimizer,
+    trial,
+)
 from funcnet.training.result import FitResult, history_of, require_labels, result_of
 from funcnet.training.signals import Held, held_signals
 from funcnet.training.state import (
@@ -53,15 +63,20 @@ from funcnet.training.state import (
     Progress,
     TrainState,
     Watching,
+    WeightedData,
     has_stopped,
     outline,
     start,
 )
 from funcnet.training.step import loss_and_state
 from funcnet.training.trainer import Trainer, begun, epoch_entries, require_epochs, train_donating
+from funcnet.training.weights import for_labels
 
 # fit returns to Python about this often, in seconds, to move the progress bar.
 PROGRESS_INTERVAL = 0.2
+
+# Epochs that the shortest history has room for.
+LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +102,14 @@ class Settings:
 def fit(
     model: Module,
     loss: Callable[[Any, Any], Array],
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     data: Data,
     *,
     epochs: int,
     key: Array,
     batch_size: int = 100,
-    validation: Data | None = None,
+    sample_weight: Any = None,
+    validation: Data | WeightedData | None = None,
     patience: int | None = None,
     watch: str | None = None,
     watch_mode: Literal["min", "max"] | None = None,
@@ -118,12 +134,15 @@ def fit(
         model: a `Module`.
         loss: maps (prediction, target) to a scalar: a `Loss`, or a function, whose loss is taken
             for a mean over the examples.
-        optimizer: an optax transformation.
+        optimizer: an optax transformation, or an `optax.MultiSteps`.
         data: (x, y), each a pytree of arrays whose first axis counts the examples.
         epochs: how many, at least 0.
         key: typed scalar key. The same key gives the same bits.
         batch_size: examples a step; a last, smaller batch is trained on.
-        validation: (x, y) whose loss and metrics are recorded after each epoch.
+        sample_weight: what each example counts in the loss, (examples,), numbers >= 0: one of
+            weight k as k equal examples. Needs a `Loss`; metrics and `accuracy` are not weighted.
+        validation: (x, y), or (x, y, sample_weight), whose loss and metrics are recorded after
+            each epoch.
         patience: stop after this many epochs in a row without a better value of what is watched,
             and return the state after the best one. None never stops.
         watch: what is watched on the validation data: "loss", which None stands for, or the name
@@ -158,19 +177,24 @@ def fit(
             missing. A checkpoint that can't be written later is a warning.
         DivergenceError: the loss or a parameter became non-finite; `.epoch` says when, and
             `.result` holds what was learned until then.
+        TrainingInterrupted: a KeyboardInterrupt: Ctrl-C without `checkpoint_dir`, at the end of the
+            piece of epochs at hand; `.result` holds what was learned until then. A second Ctrl-C
+            does not wait.
     """
-    trainer = Trainer(model, loss, optimizer, batch_size, metrics)
-    _require_start(dtype, key=key, data=data, validation=validation, params=params, state=state)
+    trainer = Trainer(model, loss, require_optimizer(optimizer), batch_size, metrics)
+    given = {"params": params, "state": state, "sample_weight": sample_weight}
+    _require_start(dtype, key=key, data=data, validation=validation, **given)
     require_choice("on_divergence", on_divergence, ("raise", "keep"))
     saving = _checked_saving(checkpoint_dir, checkpoint_every, resume)
     epochs = require_epochs(epochs)
-    data, validation = _checked_sets(trainer, data, validation, dtype)
+    trainer, data, validation = _checked_sets(trainer, data, sample_weight, validation, dtype)
     watching = _watching(trainer, validation, patience, watch, watch_mode)
     called = require_callbacks(callbacks)
-    given = None if params is None and state is None else (params, state)
+    start_from = None if params is None and state is None else (params, state)
     settings = Settings(
-        trainer, data, validation, epochs, patience, watching, called, progress, *saving, given
+        trainer, data, validation, epochs, patience, watching, called, progress, *saving, start_from
     )
+    _warn_of_climbing(trainer, dtype)
     return _result_or_error(settings, _trained(settings, key, dtype), on_divergence)
 
 
@@ -178,6 +202,9 @@ def _result_or_error(settings: Settings, carry: Progress, on_divergence: str) ->
     """What was learned; or a warning or an error that the run has diverged."""
     result, diverged_at = _result(settings, carry), int(carry.diverged_at)
     if diverged_at < 0:
+        for warning in (held_back(result.run.opt_state), overflowed(result.run.opt_state)):
+            if warning:
+                warnings.warn(warning, RuntimeWarning, stacklevel=3)
         return result
     diagnosis = diagnose(settings.trainer, carry.run, settings.data)
     found = "" if diagnosis is None else f": {diagnosis}"
@@ -232,9 +259,11 @@ def _trained(settings: Settings, key: Array, dtype: Any) -> Progress:
     run = _first_run(settings, key, dtype)
     trainer, validation, watching = settings.trainer, settings.validation, settings.watching
     names = epoch_entries(trainer, run, validated=validation is not None)
-    carry = start(run, settings.epochs, names, settings.patience, watching)
+    # A history of any length up to a power of 2, so that other epochs are the same program.
+    length = max(LENGTH, 1 << (settings.epochs - 1).bit_length())
+    carry = start(run, length, names, settings.patience, watching)
     if settings.checkpoint_dir is None:
-        return _train_in_pieces(settings, carry)
+        return _train_unsaved(settings, carry)
     given = None if settings.given is None else (run.params, run.state)
     about = about_run(trainer, run, settings.data, validation, settings.patience, watching, given)
     checkpoints = Checkpoints(
@@ -246,19 +275,15 @@ def _trained(settings: Settings, key: Array, dtype: Any) -> Progress:
 
 
 def _train_in_pieces(
-    settings: Settings,
-    carry: Progress,
-    checkpoints: Checkpoints | None = None,
-    held: Held | None = None,
+    settings: Settings, carry: Progress, held: Held, checkpoints: Checkpoints | None = None
 ) -> Progress:
     """The epochs left, in pieces short enough to move a bar, to save, and to stop when asked to.
 
     The bits are those of one piece.
     """
     epochs, show, callbacks = settings.epochs, settings.progress, settings.callbacks
-    sets = settings.data, settings.validation
     done = int(carry.done)
-    piece = 1 if show or checkpoints or callbacks else epochs
+    piece = 1 if show or checkpoints or callbacks or held.active else epochs
     title = show if isinstance(show, str) else None
     bar = tqdm(total=epochs, unit="epoch", desc=title, disable=not show, leave=None, initial=done)
     with bar:
@@ -268,26 +293,61 @@ def _train_in_pieces(
                 until = min(until, checkpoints.until(done))
             if callbacks:
                 before_epoch(callbacks, _event(settings, carry, done))
-            started = time.perf_counter()
-            carry = train_donating(settings.trainer, carry, *sets, until, settings.watching)
-            trained = int(carry.done) - done  # waits for the program
-            spent = time.perf_counter() - started
-            settings.clock.seconds += spent
+            carry, trained, spent = _train_piece(settings, carry, done, until)
             done += trained
             bar.update(trained)
-            if callbacks and trained and after_epoch(callbacks, _event(settings, carry, done - 1)):
+            if callbacks and trained and _told_to_stop(settings, carry, held, checkpoints):
                 break
             if done < until:  # diverged or stopped early
                 break
-            bar.set_postfix(
-                loss=f"{np.asarray(carry.history['loss'])[done - 1]:.4g}", refresh=False
-            )
+            if show:
+                loss = np.asarray(carry.history["loss"])[done - 1]
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             if not callbacks:
                 piece = max(1, round(PROGRESS_INTERVAL * trained / spent))
             if checkpoints:
                 checkpoints.after(carry, done)
-            if held is not None and held.received is not None:
+            if held.received is not None:
                 break
+    return carry
+
+
+def _train_piece(settings, carry, done, until):
+    """Train until `until` epochs are done: the carry, how many were, and in how many seconds."""
+    program, sets = settings.trainer._program, (settings.data, settings.validation)
+    started = time.perf_counter()
+    carry = train_donating(program, carry, *sets, until, settings.watching)
+    trained = int(carry.done) - done  # waits for the program
+    spent = time.perf_counter() - started
+    settings.clock.seconds += spent
+    return carry, trained, spent
+
+
+def _told_to_stop(settings, carry, held, checkpoints):
+    """Call the callbacks; whether one of them says to stop, or Ctrl-C came while one ran."""
+    try:
+        return after_epoch(settings.callbacks, _event(settings, carry, int(carry.done) - 1))
+    except KeyboardInterrupt:
+        if checkpoints:
+            raise
+        held.received = signal.SIGINT
+        return True
+
+
+def _train_unsaved(settings: Settings, carry: Progress) -> Progress:
+    """Train without checkpoints; asked to stop by Ctrl-C, hand over what was learned so far.
+
+    Raises:
+        TrainingInterrupted: it was.
+    """
+    with held_signals((signal.SIGINT,)) as held:
+        carry = _train_in_pieces(settings, carry, held)
+    if held.received is not None and int(carry.diverged_at) < 0:
+        raise TrainingInterrupted(
+            f"Ctrl-C: stopped after epoch {int(carry.done)} of {settings.epochs}; what was learned "
+            f"so far is in the result attribute of this KeyboardInterrupt",
+            _result(settings, carry),
+        )
     return carry
 
 
@@ -304,7 +364,7 @@ def _result(settings: Settings, carry: Progress) -> FitResult:
 def _train_saving(settings: Settings, checkpoints: Checkpoints, carry: Progress) -> Progress:
     """Train under checkpoints; asked to stop, save, say so and let the signal act."""
     with held_signals() as held:
-        carry = _train_in_pieces(settings, carry, checkpoints, held)
+        carry = _train_in_pieces(settings, carry, held, checkpoints)
         saved = checkpoints.save(carry, int(carry.done))
     if held.received is not None:
         what = f"{held.received.name}: stopped after epoch {int(carry.done)} of {settings.epochs}"
@@ -353,7 +413,7 @@ def _watching(trainer, validation, patience, watch, watch_mode) -> Watching:
     if name != "loss" and name not in metrics:
         known = ", ".join(map(repr, ("loss", *metrics)))
         raise ConfigError(f"watch is {watch!r}, expected one of {known}; name it in metrics")
-    mode = watch_mode or ("min" if name == "loss" else getattr(metrics[name], "mode", None))
+    mode = watch_mode or ("min" if name == "loss" else mode_of(metrics[name]))
     if mode not in ("min", "max"):
         raise ConfigError(
             f"watch is {watch!r}, whose metric does not say which values are better; pass "
@@ -374,10 +434,18 @@ def _checked_saving(folder, every, resume):
     return folder, every, resume
 
 
-def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
-    """The sets as arrays, of which all shapes and values fit the model, the loss and metrics."""
-    data = arrays.checked("data", data, dtype)
-    validation = None if validation is None else arrays.checked("validation", validation, dtype)
+def _checked_sets(
+    trainer, data, sample_weight, validation, dtype
+) -> tuple[Trainer, Data, Data | None]:
+    """The sets as arrays, of which all shapes and values fit the model, the loss and metrics.
+
+    And the trainer, its loss with the class weights that the training labels ask for.
+    """
+    data = arrays.checked("data", data, dtype, sample_weight)
+    if validation is not None:
+        pair, weight = arrays.weight_apart(validation)
+        validation = arrays.checked("validation", pair, dtype, weight)
+    trainer = for_labels(trainer, data[1])
     _require_fitting(trainer, data, dtype)
     _require_counted(trainer, data[1])
     if validation is not None:
@@ -386,7 +454,7 @@ def _checked_sets(trainer, data, validation, dtype) -> tuple[Data, Data | None]:
         except FuncnetError as error:
             error.subject = "validation"
             raise
-    return data, validation
+    return trainer, data, validation
 
 
 def _require_fitting(trainer, data, dtype):
@@ -394,10 +462,13 @@ def _require_fitting(trainer, data, dtype):
     rows = min(trainer.batch_size, arrays.examples(data))
     leaves, structure = jax.tree.flatten(data)
     shapes = tuple(jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in leaves)
-    require_labels(trainer, data, _traced_prediction(trainer, dtype, structure, shapes))
+    require_labels(
+        trainer, data, _traced_prediction(trainer._scoring, np.dtype(dtype), structure, shapes)
+    )
 
 
 def _require_counted(trainer, y):
+    y = arrays.target_of(y)
     counted = trainer.loss.counted(y) if isinstance(trainer.loss, Loss) else None
     if counted is not None and not counted.any():
         raise DataError(
@@ -406,12 +477,29 @@ def _require_counted(trainer, y):
         )
 
 
+def _warn_of_climbing(trainer, dtype):
+    params, _ = _traced_init(trainer.model, np.dtype(dtype))
+    raw = trial(trainer._beginning, params).raw
+    if raw:
+        warnings.warn(added_as_it_is(raw), RuntimeWarning, stacklevel=3)
+
+
 @functools.lru_cache(maxsize=256)
-def _traced_prediction(trainer, dtype, structure, shapes) -> Any:
+def _traced_init(model, dtype) -> Any:
+    """The shapes of the model's parameters and state."""
+    return jax.eval_shape(
+        lambda key: as_pair(model, "init", model.init(key, dtype)), jax.random.key(0)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_prediction(scoring, dtype, structure, shapes) -> Any:
     """What the model returns for a batch; raises what the model or the loss raises."""
-    run = jax.eval_shape(lambda: trainer.init(jax.random.key(0), dtype))
+    trainer = scoring.value
+    params, state = _traced_init(trainer.model, dtype)
 
-    def prediction_of(run, x, y):
-        return loss_and_state(trainer, run.params, run.state, x, y, run.key)[1][1]
+    def prediction_of(params, state, x, y, key):
+        return loss_and_state(trainer, params, state, x, y, key)[1][1]
 
-    return jax.eval_shape(prediction_of, run, *jax.tree.unflatten(structure, shapes))
+    batch = jax.tree.unflatten(structure, shapes)
+    return jax.eval_shape(prediction_of, params, state, *batch, jax.random.key(0))

@@ -72,6 +72,11 @@ def as_metrics(metrics: Mapping[str, Metric] | Metrics | None) -> Metrics:
     return pairs
 
 
+def mode_of(metric: Metric) -> Any:
+    """What a metric says of itself: which values are better; None where it does not."""
+    return getattr(getattr(metric, "func", metric), "mode", None)  # a functools.partial's function
+
+
 def functions(metrics: Metrics) -> tuple[tuple[str, Callable[[Any, Any], Any]], ...]:
     """Those that see a set, or a batch, at once."""
     return tuple((name, m) for name, m in metrics if not isinstance(m, Accumulator))

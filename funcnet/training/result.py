@@ -17,6 +17,7 @@ from funcnet.layers import Loss, Params, State
 from funcnet.layers.module import dtype_of
 from funcnet.training.history import History
 from funcnet.training.metrics import VALIDATION
+from funcnet.training.optimizers import evaluation_params
 from funcnet.training.state import Data, Progress, TrainState, Watching
 from funcnet.training.trainer import Trainer, entries, epoch_entries, evaluated
 
@@ -34,10 +35,12 @@ class FitResult:
 
     Attributes:
         trainer: what was trained.
-        run: the training state; `trainer.run(result.run, data, epochs)` goes on from here.
+        run: the training state; `trainer.run(result.run, data, epochs)` goes on from here. Its
+            parameters are those that the optimizer trains: see `params`.
         history: "loss" (epochs,), each metric (epochs,), "diverged_at"; with validation data also
             "validation_loss" (epochs,), each metric as "validation_..." (epochs,), and
-            "best_epoch"; and what `optax.inject_hyperparams` keeps, such as "learning_rate".
+            "best_epoch"; and what `optax.inject_hyperparams` and `optax.monitor` keep, such as
+            "learning_rate".
         accuracy: where the loss is a classification's, the fraction of the training examples
             whose largest output is that of their label, or of the answers of yes or no that are
             right; else None.
@@ -53,8 +56,8 @@ class FitResult:
 
     @property
     def params(self) -> Params:
-        """The trained parameters."""
-        return self.run.params
+        """The trained parameters, to use: of a schedule-free optimizer the average."""
+        return evaluation_params(self.run.opt_state, self.run.params)
 
     @property
     def state(self) -> State:
@@ -65,11 +68,13 @@ class FitResult:
         """The model's output for x (examples, ...), in batches: for a classifier the logits."""
         return self.trainer.predict(self.params, self.state, x)
 
-    def evaluate(self, data: Data) -> dict[str, float]:
+    def evaluate(self, data: Data, sample_weight: Any = None) -> dict[str, float]:
         """The loss over a set, and each metric of it, in the compiled program.
 
         Args:
             data: (x, y), as for `fit`.
+            sample_weight: what each example counts in the loss, (examples,); metrics are not
+                weighted.
 
         Returns:
             "loss" and each metric's name.
@@ -77,9 +82,9 @@ class FitResult:
         Raises:
             ShapeError, DtypeError, DataError: the data do not fit, as in `fit`.
         """
-        data = arrays.checked("data", data, dtype_of(self.params))
+        data = arrays.checked("data", data, dtype_of(self.params), sample_weight)
         require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
-        found = evaluated(self.trainer, self.params, self.state, data)
+        found = evaluated(self.trainer._scoring, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}
 
     def _told(self) -> dict[str, str]:
@@ -147,7 +152,7 @@ def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
         data: the set.
         prediction: what the model makes of a batch; only the shape counts.
     """
-    x, y = data
+    x, y = data[0], arrays.target_of(data[1])
     trainer.model.check_input(x)
     if isinstance(trainer.loss, Loss):
         shape = getattr(prediction, "shape", ())
@@ -188,15 +193,16 @@ def accuracy(trainer: Trainer, run: TrainState, x: Any, y: Any) -> float | None:
     """
     if not isinstance(trainer.loss, Loss) or trainer.loss.classification is None:
         return None
-    y = np.asarray(y)
+    y = np.asarray(arrays.target_of(y))
+    params = evaluation_params(run.opt_state, run.params)
     if trainer.loss.classification == "answers":
         if not ((y == 0) | (y == 1)).all():
             return None
-        logits = np.asarray(trainer.predict(run.params, run.state, x))
+        logits = np.asarray(trainer.predict(params, run.state, x))
         return float(((logits > 0) == (y == 1)).mean())
     counted = trainer.loss.counted(y)
     labels = y if np.issubdtype(y.dtype, np.integer) else y.argmax(axis=-1)
-    outputs = np.asarray(trainer.predict(run.params, run.state, x))
+    outputs = np.asarray(trainer.predict(params, run.state, x))
     if outputs.shape[:-1] != labels.shape or outputs.shape[-1] < 2:
         return None
     correct = outputs.argmax(axis=-1) == labels

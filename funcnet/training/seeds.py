@@ -14,22 +14,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.core import Tracer
 
 from funcnet.errors import ConfigError, DtypeError, ShapeError
 
 
-def map_seeds(
-    train: Callable[..., Any], keys: Array, *shared: Any, vectorized: bool = False
-) -> Any:
+def map_seeds(train: Callable[..., Any], keys: Any, *shared: Any, vectorized: bool = False) -> Any:
     """Call `train(key, *shared)` for each key, and stack what it returns.
+
+    What differs from run to run besides the key, such as the learning rate, goes with the keys:
+    `map_seeds(train, (keys, rates))` calls `train((key, rate))` for each pair, one program for all.
 
     On a CPU the calls run in threads, one per core; with several devices, one per device.
 
     Args:
         train: a pure function of a key and the shared arguments, to a pytree of arrays.
-        keys: (seeds,) typed keys, as from `jax.random.split(key, seeds)`.
+        keys: (seeds,) typed keys, as from `jax.random.split(key, seeds)`; or a pytree of arrays,
+            (seeds, ...) each, such keys among them, of which `train` gets one entry of each.
         shared: pytrees of arrays that every call gets, such as the data; they are arguments of
             the compiled program, not constants in it.
         vectorized: run the keys in groups, one for each core or device, each with `jax.vmap`.
@@ -40,11 +42,12 @@ def map_seeds(
 
     Raises:
         ConfigError: `train` is not callable.
-        DtypeError, ShapeError: `keys` is not a 1-d array of at least one typed key.
+        DtypeError, ShapeError: `keys` is not a 1-d array of at least one typed key, nor a tree that
+            holds one and other arrays of as many entries.
     """
     if not callable(train):
         raise ConfigError(f"train is {train!r}, expected a function train(key, *shared)")
-    _require_keys(keys)
+    keys = _checked_keys(keys)
     if vectorized:
         return _map_groups(_vectorized(train, len(shared)), keys, shared)
     return _map(train, keys, shared)
@@ -52,7 +55,8 @@ def map_seeds(
 
 def _map(train, keys, shared):
     """Call `train` for each key, as many at once as there are cores or devices."""
-    programs = _compiled(train, keys[0], shared)
+    each = [jax.tree.map(lambda a, i=i: a[i], keys) for i in range(_count(keys))]
+    programs = _compiled(train, each[0], shared)
     free = queue.SimpleQueue()
     for program in programs:
         free.put(program)
@@ -65,18 +69,20 @@ def _map(train, keys, shared):
             free.put(program)
 
     with ThreadPoolExecutor(len(programs)) as pool:
-        results = list(pool.map(run, keys))
+        results = list(pool.map(run, each))
     home = jax.local_devices()[0]
     return jax.tree.map(lambda *leaves: jnp.stack(jax.device_put(leaves, home)), *results)
 
 
 def _map_groups(train, keys, shared):
     """Call `train` for equal groups of keys, one for each core or device; the last is filled up."""
-    groups = min(len(keys), len(_places()))
-    size = -(-len(keys) // groups)
-    grouped = keys[jnp.arange(groups * size) % len(keys)].reshape(groups, size)
+    seeds = _count(keys)
+    groups = min(seeds, len(_places()))
+    size = -(-seeds // groups)
+    taken = jnp.arange(groups * size) % seeds
+    grouped = jax.tree.map(lambda a: a[taken].reshape(groups, size, *a.shape[1:]), keys)
     results = _map(train, grouped, shared)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(keys)], results)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:seeds], results)
 
 
 # A function of its own for each call would be compiled on each call.
@@ -113,9 +119,45 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def _count(keys: Any) -> int:
+    return len(jax.tree.leaves(keys)[0])
+
+
+def _checked_keys(keys: Any) -> Any:
+    """The keys, and the arrays that go with them."""
+    leaves, structure = jax.tree.flatten(keys)
+    if jax.tree_util.all_leaves([keys]):
+        _require_keys(keys)
+        return keys
+    found = [leaf for leaf in leaves if _are_keys(leaf)]
+    if not found:
+        raise DtypeError(
+            f"keys is {type(keys).__name__} {jax.tree.map(_outline, keys)}, expected typed keys, "
+            f"or a tree with such keys in it; make them with jax.random.split(key, seeds)"
+        )
+    _require_keys(found[0])
+    for leaf in leaves:
+        if np.ndim(leaf) == 0 or len(leaf) != len(found[0]):
+            raise ShapeError(
+                f"keys is {jax.tree.map(_outline, keys)}, expected arrays with one first axis, an "
+                f"entry for each run; what all runs share goes behind: map_seeds(train, keys, "
+                f"shared)"
+            )
+    return structure.unflatten([jnp.asarray(leaf) for leaf in leaves])
+
+
+def _outline(leaf: Any) -> str:
+    dtype = getattr(leaf, "dtype", None)
+    return type(leaf).__name__ if dtype is None else f"{dtype}{list(leaf.shape)}"
+
+
+def _are_keys(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
 def _require_keys(keys):
-    dtype = getattr(keys, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if not _are_keys(keys):
+        dtype = getattr(keys, "dtype", None)
         what = type(keys).__name__ if dtype is None else f"{dtype}{list(keys.shape)}"
         raise DtypeError(
             f"keys is {what}, expected typed keys; make them with jax.random.split(key, seeds)"

@@ -3,9 +3,9 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-_HELD = signal.SIGINT, signal.SIGTERM
+TO_STOP = signal.SIGINT, signal.SIGTERM
 _USUAL = signal.default_int_handler, signal.SIG_DFL
 
 
@@ -14,9 +14,11 @@ class Held:
 
     Attributes:
         received: the first one; None if there was none.
+        active: whether any signal is held.
     """
 
     received: signal.Signals | None = None
+    active: bool = False
 
     def deliver(self) -> None:
         """Let the signal act as it would have: the end of the process, or KeyboardInterrupt.
@@ -32,7 +34,7 @@ class Held:
 
 
 @contextlib.contextmanager
-def held_signals() -> Iterator[Held]:
+def held_signals(numbers: Sequence[signal.Signals] = TO_STOP) -> Iterator[Held]:
     """Note SIGINT and SIGTERM instead of acting on them, so that the block can end in order.
 
     The second signal acts as usual: nobody has to wait for a disk that hangs. Handlers that
@@ -41,7 +43,7 @@ def held_signals() -> Iterator[Held]:
     held = Held()
     taken = {}
     if threading.current_thread() is threading.main_thread():
-        taken = {number: old for number in _HELD if (old := signal.getsignal(number)) in _USUAL}
+        taken = {number: old for number in numbers if (old := signal.getsignal(number)) in _USUAL}
 
     def give_back():
         for number, old in taken.items():
@@ -51,6 +53,7 @@ def held_signals() -> Iterator[Held]:
         held.received = signal.Signals(number)
         give_back()
 
+    held.active = bool(taken)
     for number in taken:
         signal.signal(number, note)
     try:

@@ -14,6 +14,9 @@ from funcnet.layers.module import dtype_of
 Data = tuple[Any, Any]
 """(x, y): each a pytree of arrays whose first axis counts the examples."""
 
+WeightedData = tuple[Any, Any, Any]
+"""(x, y, sample_weight): with what each example counts, (examples,)."""
+
 
 class TrainState(NamedTuple):
     """All that changes during training: one pytree.
@@ -131,16 +134,28 @@ def chosen(condition: Array, new: TrainState, old: TrainState) -> TrainState:
     return picked._replace(key=old.key)
 
 
+# Where in which state of optax; the last two are new in 0.2.6 and 0.2.7.
+_SEEN = {
+    "InjectStatefulHyperparamsState": "hyperparams",
+    "InjectHyperparamsState": "hyperparams",
+    "SnapshotState": "measurement",
+    "MonitorState": "measurements",
+}
+
+
 def hyperparameters(opt_state: Any) -> dict[str, Any]:
-    """The numbers that `optax.inject_hyperparams` keeps in an optimizer's state, by name.
+    """The numbers that an optimizer keeps in its state to be seen, by name.
+
+    Those of `optax.inject_hyperparams`, `optax.monitor` and `optax.snapshot`.
 
     Where two have one name, the second is called name_2.
     """
-    kept = optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState
+    entry = {getattr(optax, name): place for name, place in _SEEN.items() if hasattr(optax, name)}
+    kept = tuple(entry)
     found: dict[str, Any] = {}
     for part in jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kept)):
         if isinstance(part, kept):
-            for name, value in part.hyperparams.items():
+            for name, value in getattr(part, entry[type(part)]).items():
                 if jnp.ndim(value) == 0 and jnp.issubdtype(jnp.result_type(value), jnp.floating):
                     found[_unused(name, found)] = value
     return found

@@ -11,7 +11,9 @@ from jax import Array
 from funcnet.data import arrays, shuffle
 from funcnet.errors import DtypeError, ParamsError, ShapeError
 from funcnet.layers.module import as_pair
+from funcnet.training.optimizers import optimizer_update, require_same_outline
 from funcnet.training.state import TrainState, loss_dtype, outline
+from funcnet.training.weights import weighted_loss
 
 # No epoch's number: what a single step draws is not what an epoch draws.
 SINGLE_STEPS = 2**31
@@ -77,14 +79,15 @@ def watched_update(
         return loss_and_state(trainer, params, run.state, x, y, key)
 
     (loss, (state, prediction)), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-    updates, opt_state = optax.with_extra_args_support(trainer.optimizer).update(
+    updates, opt_state = optimizer_update(
+        trainer.optimizer,
         gradient,
         run.opt_state,
         run.params,
         value=loss,
-        grad=gradient,
         value_fn=lambda params: loss_of(params)[0],
     )
+    require_same_outline(run.opt_state, opt_state)
     params = optax.apply_updates(run.params, updates)
     run = run._replace(params=params, state=state, opt_state=opt_state)
     return run, loss.astype(loss_dtype(params)), prediction, gradient, updates
@@ -110,13 +113,25 @@ def batch_loss(trainer: Any, prediction: Any, y: Any) -> Array:
     Raises:
         DtypeError, ShapeError: the loss is not one floating number.
     """
-    loss = trainer.loss(prediction, y)
+    loss = weighted_loss(trainer.loss, prediction, y)
     if not isinstance(loss, Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
         what = outline(loss) if isinstance(loss, Array) else type(loss).__name__
         raise DtypeError(f"the loss of a batch is {what}, expected one floating number, an array")
     if loss.shape != ():
         raise ShapeError(
-            f"the loss of a batch has shape {loss.shape}, expected one number, (); use "
-            f"reduction='mean' or 'sum'"
+            f"the loss of a batch has shape {loss.shape}, expected one number, (); "
+            f"{_to_one_number(trainer.loss)}"
         )
     return loss
+
+
+def _to_one_number(loss: Any) -> str:
+    """How to make one number of what a loss returns for a batch."""
+    if hasattr(loss, "reduction"):
+        return "use reduction='mean' or 'sum'"
+    name = getattr(loss, "__name__", "loss")
+    shown = name if name.isidentifier() else "loss"
+    return (
+        f"return its mean, jnp.mean(losses) or losses.mean(), as lambda prediction, y: "
+        f"jnp.mean({shown}(prediction, y))"
+    )

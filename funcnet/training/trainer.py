@@ -10,7 +10,7 @@ instructions and gives the same bits.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import jax
@@ -29,6 +29,7 @@ from funcnet._internal.checks import (
     require_positive_int,
 )
 from funcnet._internal.fields import set_fields
+from funcnet._internal.identity import Shared, identity
 from funcnet.data import arrays
 from funcnet.errors import ConfigError, DtypeError, ParamsError
 from funcnet.layers import Module, Params, State
@@ -36,6 +37,7 @@ from funcnet.layers.module import as_pair, dtype_of, require_module
 from funcnet.training import metrics
 from funcnet.training.evaluation import evaluate, mean_loss
 from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
+from funcnet.training.optimizers import evaluation_params, first_state, require_optimizer
 from funcnet.training.state import (
     Data,
     TrainState,
@@ -64,7 +66,8 @@ class Trainer:
         loss: maps (prediction, target) to a scalar: a `Loss`, or a function, whose loss is taken
             for a mean over the examples.
         optimizer: an optax transformation. One that takes extra arguments gets `value`, `grad`
-            and `value_fn` of the current batch.
+            and `value_fn` of the current batch, `grad_fn` too if it names it. An
+            `optax.MultiSteps` is stored as its transformation.
         batch_size: examples a step, at least 1; more than there are means all of them.
         metrics: from names to metrics, each a function (y_true, y_pred) -> number that JAX can
             trace, where y_pred is the model's output; or an object with `init() -> carry`,
@@ -84,13 +87,10 @@ class Trainer:
     def __post_init__(self) -> None:
         require_module(self.model)
         require_loss(self.loss)
-        if not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ConfigError(
-                f"optimizer is {self.optimizer!r}, expected an optax transformation such as "
-                f"optax.sgd(0.03)"
-            )
+        optimizer = require_optimizer(self.optimizer)
         batch_size = require_positive_int("batch_size", self.batch_size)
-        set_fields(self, batch_size=batch_size, metrics=as_metrics(self.metrics))
+        metrics = as_metrics(self.metrics)
+        set_fields(self, optimizer=optimizer, batch_size=batch_size, metrics=metrics)
         for name in ("model", "loss", "metrics"):
             try:
                 hash(getattr(self, name))
@@ -108,9 +108,12 @@ class Trainer:
             dtype: floating dtype of the parameters.
         """
         require_key(key)
-        return _init(self, key, np.dtype(require_floating_dtype(dtype)))
+        params, state, key = _init(self.model, key, np.dtype(require_floating_dtype(dtype)))
+        return begun(self, key, params, state)
 
-    def run(self, run: TrainState, data: Data, epochs: int) -> tuple[TrainState, dict[str, Array]]:
+    def run(
+        self, run: TrainState, data: Data, epochs: int, sample_weight: Any = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         """Train for some epochs. A pure function: `run` stays usable, nothing is raised midway.
 
         Each epoch visits every example once, in a fresh order; a last, smaller batch is trained
@@ -122,27 +125,32 @@ class Trainer:
             data: (x, y), each a pytree of arrays whose first axis counts the examples. Floating
                 arrays are cast to the dtype of the parameters.
             epochs: how many, a static integer >= 0.
+            sample_weight: what each example counts in the loss, (examples,), see `fit`.
 
         Returns:
             The state after them, and the history, NaN from a divergence on: "loss" (epochs,), over
             the examples as they were seen (a batch in which nothing counts is left out); each
             metric (epochs,), a function's mean over the batches by their sizes; the numbers that
-            `optax.inject_hyperparams` keeps, (epochs,) each, as the last step had them; and
-            "diverged_at" () int32, -1 or the epoch in which the first non-finite number appeared.
+            `optax.inject_hyperparams`, `optax.monitor` and `optax.snapshot` keep, (epochs,) each,
+            as the last step had them; and "diverged_at" () int32, -1 or the epoch in which the
+            first non-finite number appeared.
 
         Raises:
             ShapeError, DtypeError, ConfigError, ParamsError: before anything runs.
         """
         epochs = require_epochs(epochs)
         _require_run(self, run)
-        data = arrays.as_arrays("data", data, dtype_of(run.params))
-        progress = _train(self, start(run, epochs, epoch_entries(self, run)), data, None, epochs)
+        data = arrays.as_arrays("data", data, dtype_of(run.params), sample_weight)
+        progress = start(run, epochs, epoch_entries(self, run))
+        progress = _train(self._program, progress, data, None, epochs)
         history = progress.history
         if not epochs:
             history = {name: entry[:0] for name, entry in history.items()}
         return progress.run, history | {"diverged_at": progress.diverged_at}
 
-    def step(self, run: TrainState, batch: Data) -> tuple[TrainState, Array]:
+    def step(
+        self, run: TrainState, batch: Data, sample_weight: Any = None
+    ) -> tuple[TrainState, Array]:
         """One update on one batch, for a loop of one's own. A pure function, compiled inside.
 
         Layers that draw get a key told by `run.key` and `run.step`. Nothing is checked but shapes
@@ -151,6 +159,7 @@ class Trainer:
         Args:
             run: as `init` made it or an earlier call returned it.
             batch: (x, y) of the batch, as for `run`.
+            sample_weight: what each example counts in the loss, (examples,).
 
         Returns:
             The state after it, with one step more, and the loss before it, () in at least float32.
@@ -160,21 +169,30 @@ class Trainer:
         """
         _require_run(self, run)
         _require_opt_state(self, run)
-        return _step(self, run, *arrays.as_arrays("batch", batch, dtype_of(run.params)))
+        pair = arrays.as_arrays("batch", batch, dtype_of(run.params), sample_weight)
+        return _step(self._program, run, *pair)
 
-    def evaluate(self, params: Params, state: State, data: Data) -> Array:
+    def evaluate(
+        self,
+        params: Params,
+        state: State,
+        data: Data,
+        sample_weight: Any = None,
+    ) -> Array:
         """The loss over a set, in the order given, not training.
 
         Args:
             params: the model's parameters.
             state: the model's state.
             data: (x, y), as for `run`.
+            sample_weight: what each example counts, likewise.
 
         Returns:
             () in at least float32; the same for any batch size, but for rounding.
         """
-        data = arrays.as_arrays("data", data, dtype_of(params))
-        return evaluated(dataclasses.replace(self, metrics=None), params, state, data)["loss"]
+        data = arrays.as_arrays("data", data, dtype_of(params), sample_weight)
+        scoring = dataclasses.replace(self, metrics=None)._scoring
+        return evaluated(scoring, params, state, data)["loss"]
 
     def predict(self, params: Params, state: State, x: Any) -> Any:
         """The model's output for all of x, computed in batches.
@@ -196,6 +214,32 @@ class Trainer:
         outputs = [_apply(self.model, params, state, batch) for batch in batches]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
+    @cached_property
+    def _program(self) -> Shared:
+        """This trainer as a compiled program's static argument.
+
+        It equals that of another trainer which trains the same way: see `identity`. Of the
+        optimizer, only how it updates counts; what it starts from is the program's argument.
+        """
+        return Shared(self, lambda: (self._scored(), _made_of(self.optimizer)[::2]))
+
+    @cached_property
+    def _scoring(self) -> Shared:
+        """The same for what evaluates, where the optimizer does not count."""
+        return Shared(self, self._scored)
+
+    @cached_property
+    def _beginning(self) -> Shared:
+        """The optimizer likewise, with what it starts from."""
+        return Shared(self.optimizer, lambda: _made_of(self.optimizer))
+
+    def _scored(self):
+        metrics = tuple((name, identity(metric)) for name, metric in self.metrics or ())
+        return self.model, identity(self.loss), self.batch_size, metrics
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
 
 def entries(trainer: Trainer) -> tuple[str, ...]:
     """What is told of a set: its loss and each metric."""
@@ -211,21 +255,20 @@ def epoch_entries(trainer: Trainer, run: TrainState, validated: bool = False) ->
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def _init(trainer, key, dtype):
-    params, state = as_pair(trainer.model, "init", trainer.model.init(key, dtype))
-    return begun(trainer, key, params, state)
+def _init(model, key, dtype):
+    return *as_pair(model, "init", model.init(key, dtype)), key
 
 
 def begun(trainer: Trainer, key: Array, params: Params, state: State) -> TrainState:
     """The run that has these parameters before its first epoch."""
     # Two zeros: fit donates the state, and a buffer can be donated once.
-    return TrainState(
-        params, state, trainer.optimizer.init(params), key, epoch=jnp.int32(0), step=jnp.int32(0)
-    )
+    opt_state = first_state(trainer._beginning, params)
+    return TrainState(params, state, opt_state, key, epoch=jnp.int32(0), step=jnp.int32(0))
 
 
-def _train_epochs(trainer, progress, data, validation, until, watching=None):
+def _train_epochs(program, progress, data, validation, until, watching=None):
     """Train until `until` epochs of the history are done, diverged or stopped early."""
+    trainer = program.value
     _require_opt_state(trainer, progress.run)
     # Hidden from XLA: a program that knew the number of epochs could round differently.
     until = jax.lax.optimization_barrier(jnp.int32(until))
@@ -277,7 +320,8 @@ def _recorded(history, seen, at, finite):
 def _validated(trainer, progress, validation, finite, watching):
     """Record how the epoch just trained does on the validation set; remember the best one's run."""
     run, watch = progress.run, progress.watch
-    found = evaluate(trainer, run.params, run.state, validation)
+    params = evaluation_params(run.opt_state, run.params)
+    found = evaluate(trainer, params, run.state, validation)
     found = {VALIDATION + name: value for name, value in found.items()}
     # After a divergence, `done` stands on the epoch that was not kept: its entry stays NaN.
     history = _recorded(progress.history, found, progress.done - finite, finite)
@@ -306,8 +350,9 @@ def _epoch(trainer, run, x, y):
         number, indices = batch
         x_batch, y_batch = arrays.take((x, y), indices)
         run, loss, prediction = update(trainer, run, x_batch, y_batch, batch_key(key, number))
-        carries = metrics.added(trainer.metrics, carries, y_batch, prediction)
-        return (run, carries), (loss, metrics.values(trainer.metrics, y_batch, prediction, dtype))
+        target = arrays.target_of(y_batch)
+        carries = metrics.added(trainer.metrics, carries, target, prediction)
+        return (run, carries), (loss, metrics.values(trainer.metrics, target, prediction, dtype))
 
     carry = run, metrics.begin(trainer.metrics)
     batches = (jnp.arange(full), order[: full * size].reshape(full, size))
@@ -341,7 +386,8 @@ def _steps_at_once(params):
 
 
 @partial(jax.jit, static_argnums=0)
-def _step(trainer, run, x, y):
+def _step(program, run, x, y):
+    trainer = program.value
     after, loss, _ = update(trainer, run, x, y, single_key(run))
     return after._replace(step=run.step + 1), loss
 
@@ -351,7 +397,14 @@ def _apply(model, params, state, x):
     return as_pair(model, "apply", model.apply(params, state, x, key=None, train=False))[0]
 
 
-evaluated: Final = jax.jit(evaluate, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def evaluated(scoring: Shared, params: Params, state: State, data: Data) -> dict[str, Array]:
+    """The loss over a set and every metric, compiled; of `Trainer._scoring`."""
+    return evaluate(scoring.value, params, state, data)
+
+
+def _made_of(optimizer):
+    return type(optimizer), identity(optimizer.init), identity(optimizer.update)
 
 
 def require_epochs(epochs: Any) -> int:
@@ -388,7 +441,7 @@ def _require_run(trainer, run):
 
 def _require_opt_state(trainer, run):
     """Raise ParamsError unless this optimizer could have made the optimizer's state."""
-    expected = jax.eval_shape(trainer.optimizer.init, run.params)
+    expected = jax.eval_shape(partial(first_state, trainer._beginning), run.params)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (run.opt_state, expected)]
     if shapes[0] != shapes[1]:
         raise ParamsError(

@@ -10,7 +10,8 @@ import pytest
 
 import funcnet as fn
 from experiments import __main__, mnist, options, results, runner
-from funcnet.errors import ConfigError
+from funcnet.errors import ConfigError, DataError
+from tests.data.test_idx import write_set
 
 pytest.importorskip("matplotlib", reason="needs the extra plots")
 
@@ -173,3 +174,31 @@ def test_a_seed_reaches_the_papers_accuracy(tmp_path):
     (run,) = results.read(tmp_path).runs
     assert run.accuracy_train == 1
     assert run.accuracy_test > 0.95
+
+
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+def test_a_folder_may_hold_other_images_with_other_labels(tmp_path, capsys, model):
+    """16 x 16 pixels, and letters counted from 1, as EMNIST has them; fewer than are asked for."""
+    labels = np.arange(60) % 4 + 1
+    pictures = np.random.default_rng(0).integers(0, 100, (60, 16, 16))
+    pictures[np.arange(60), labels] += 150  # a bright row for each
+    folder = tmp_path / "letters"
+    write_set(folder, pictures.astype("u1"), labels.astype("u1"), "emnist-letters-", "test", ".gz")
+    out = tmp_path / "out"
+    arguments = ["--data-dir", str(folder), "--out", str(out), "--seeds", "1", "--epochs", "2"]
+    assert __main__.main(["mnist", "--model", model, *arguments, "--hidden", "8"]) == 0
+    config = results.read(out).config
+    assert (config["pixels"], config["labels"]) == ([16, 16], [1, 2, 3, 4])
+    assert config["train_size"] == 20
+    printed = capsys.readouterr()
+    assert "paper" not in printed.out
+    assert "letters: 100%" in printed.err
+    assert __main__.main(["predict", str(out), "--index", "3"]) == 0
+    assert "test image 3: 4, read as" in capsys.readouterr().out
+
+
+def test_a_test_label_without_training_images_is_refused(tmp_path):
+    labels = np.where(np.arange(30) < 20, 1, 2).astype("u1")
+    write_set(tmp_path / "set", np.arange(30 * 4).reshape(30, 2, 2).astype("u1"), labels)
+    with pytest.raises(DataError, match="no training image has the label 2"):
+        mnist.main(small(tmp_path / "out", data_dir=tmp_path / "set"))

@@ -72,14 +72,14 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(5, 2)
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # PyTorch's, of its speed
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_conv2d(case):
     compare_conv2d(*case)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(3, 2)
 @pytest.mark.parametrize(
     "case",
     [
@@ -150,7 +150,7 @@ def few(cases):
     ]
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(5, 2)
 @pytest.mark.parametrize(("kernel", "stride", "padding", "ceil_mode"), few(POOLS + WIDE_POOLS))
 def test_max_pool2d(kernel, stride, padding, ceil_mode):
     """With ties, with NaNs, and with windows that hold nothing larger than -inf."""
@@ -169,7 +169,7 @@ def test_max_pool2d(kernel, stride, padding, ceil_mode):
         )
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(5, 2)
 @pytest.mark.parametrize(("kernel", "stride", "padding", "ceil_mode"), few(POOLS + WIDE_POOLS))
 def test_avg_pool2d(kernel, stride, padding, ceil_mode):
     import torch
@@ -183,7 +183,7 @@ def test_avg_pool2d(kernel, stride, padding, ceil_mode):
         )
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(3, 2)
 @pytest.mark.parametrize("size", [1, 2, 3, 9, (1, 3), (None, 2), (7, 8)])
 def test_adaptive_avg_pool2d(size):
     import torch

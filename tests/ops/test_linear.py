@@ -42,7 +42,7 @@ def test_same_as_with_a_batch_axis_more(features):
 SIZES = [(5, 3, 2), (8, 2, 8), *(pytest.param(s, marks=pytest.mark.slow) for s in MORE_SIZES)]
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(7, 3)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("mapped", AXES)
 def test_vmap_over_any_arguments(mapped, sizes):

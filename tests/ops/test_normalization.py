@@ -34,7 +34,7 @@ def split(parameters, weight, bias):
     return (left.pop(0) if weight else None), (left.pop(0) if bias else None)
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(5, 2)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
@@ -69,7 +69,7 @@ def test_batch_norm_is_pytorchs(ndim, weight, bias, training, eps):
     assert training != np.array_equal(next_mean, mean)
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(5, 2)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
@@ -110,7 +110,7 @@ def test_rms_norm_is_pytorchs(normalized_shape, weight, eps):
     )
 
 
-@pytest.mark.few(11)
+@pytest.mark.few(11, 2)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])

@@ -68,6 +68,26 @@ def test_report_of_a_wrong_rule_stops_at_the_first_failure():
     assert {(check.status, check.messages) for check in later} == {("skipped", ("not reached",))}
 
 
+def test_a_rule_that_is_right_once_is_judged_on():
+    """A forward pass that calls the rule itself: JAX cannot differentiate that twice."""
+
+    @jax.custom_vjp
+    def f(a, b):
+        return jnp.sin(a) * b
+
+    def forward(a, b):
+        return f(a, b), (jnp.cos(a), jnp.sin(a), b)
+
+    f.defvjp(forward, lambda kept, g: (kept[0] * g * kept[2], kept[1] * g))
+    with pytest.raises(RuleError) as caught:
+        check_vjp(f, (jnp.float32(0.5), jnp.float32(2.0)))
+    report = caught.value.report
+    assert report.failed == "second_order"
+    judged = {check.name: check.status for check in report.checks}
+    assert judged["accuracy"] == judged["jit"] == judged["vmap"] == "passed"
+    assert check_vjp(f, (jnp.float32(0.5), jnp.float32(2.0)), order=1).passed
+
+
 def test_failure_text_names_element_values_source_and_cause():
     x = normal(4)
     text = str(failure(wrong_sine, (x,)))

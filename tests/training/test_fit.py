@@ -1,6 +1,9 @@
 """`fit` is `Trainer.run` with checks, a bar, early stopping and an exception for divergence."""
 
 import dataclasses
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -387,3 +390,72 @@ def test_the_bar_has_a_title(capsys):
     result = fit(progress="seed 7", epochs=3)
     assert "seed 7: 100%" in capsys.readouterr().err
     assert result.seconds > 0
+
+
+# Ctrl-C without a folder.
+
+
+def signal_in(epoch):
+    return lambda event: signal.raise_signal(signal.SIGINT) if event.epoch == epoch else None
+
+
+def raise_in(epoch):
+    def callback(event):
+        if event.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+@pytest.mark.parametrize("callback", [signal_in(1), raise_in(1)])
+def test_ctrl_c_hands_over_what_was_learned(callback):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(callbacks=[callback])
+    assert isinstance(raised.value, fn.TrainingInterrupted)
+    assert not isinstance(raised.value, Exception)
+    assert "Ctrl-C: stopped after epoch 2 of 6; what was learned so far is in" in str(raised.value)
+    assert signal.getsignal(signal.SIGINT) == before
+    result = raised.value.result
+    assert_same_bits(result.params, fit(epochs=2).params)
+    assert result.history["loss"].shape == (2,)
+    run, _ = TRAINER.run(result.run, (X, LABELS), 4)
+    assert_same_bits(run.params, fit().params)
+
+
+def test_ctrl_c_stops_a_run_that_shows_nothing(monkeypatch):
+    train, calls = fitting.train_donating, []
+
+    def train_and_signal(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(*arguments)
+
+    monkeypatch.setattr(fitting, "train_donating", train_and_signal)
+    monkeypatch.setattr(fitting, "PROGRESS_INTERVAL", 0)
+    with pytest.raises(fn.TrainingInterrupted) as raised:
+        fit(epochs=1000)
+    assert raised.value.result.history["loss"].shape == (2,)
+
+
+def test_a_second_ctrl_c_does_not_wait(monkeypatch):
+    def signal_twice(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second one waited")
+
+    monkeypatch.setattr(fitting, "train_donating", signal_twice)
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+
+
+def test_sigterm_without_a_folder_is_left_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    fit(callbacks=[lambda event: seen.append(signal.getsignal(signal.SIGTERM))])
+    assert set(seen) == {before}
+
+
+def test_a_thread_trains_as_ever(six):
+    with ThreadPoolExecutor(1) as pool:
+        assert_same_bits(pool.submit(fit).result().run, six[0])

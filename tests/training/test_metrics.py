@@ -1,6 +1,7 @@
 """Metrics are part of the compiled run: scikit-learn's numbers, in training as in evaluation."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -198,3 +199,46 @@ def test_hyperparameters_are_in_the_history():
     t = fn.Trainer(MODEL, CE, optimizer, 4)
     _, history = t.run(t.init(KEY), (X, LABELS), 2)
     np.testing.assert_allclose(history["learning_rate"], np.array([0.8, 0.5]), rtol=1e-6)
+
+
+def test_they_are_computed_inside_fit_and_can_be_watched():
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    y = (x[:, 0] + 0.5 * x[:, 1] > 0).astype(int) + (x[:, 2] > 0)
+    auc = functools.partial(fn.metrics.roc_auc_score, multi_class="ovr")
+    result = fn.fit(
+        fn.Sequential(fn.Linear(4, 3)), fn.CrossEntropyLoss(), optax.adam(1e-1), (x, y), epochs=3,
+        key=jax.random.key(0), validation=(x, y), progress=False, watch="auc", patience=3,
+        metrics={
+            "auc": auc, "log_loss": fn.metrics.log_loss, "top": fn.metrics.top_k_accuracy_score,
+        },
+    )  # fmt: skip
+    assert result.history["best_epoch"] == result.history["validation_auc"].argmax()
+    probabilities = np.asarray(jax.nn.softmax(result.predict(x)), np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    found = result.evaluate((x, y))
+    expected = sk.roc_auc_score(y, probabilities, multi_class="ovr")
+    assert found["auc"] == pytest.approx(expected, abs=1e-5)
+    assert found["log_loss"] == pytest.approx(sk.log_loss(y, probabilities), abs=1e-5)
+    assert found["log_loss"] == pytest.approx(found["loss"], rel=1e-5)
+    assert found["top"] == pytest.approx(sk.top_k_accuracy_score(y, probabilities), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_numbers_and_answers_inside_fit():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    answers = (x[:, :3] > 0).astype(np.float32)
+    macro = functools.partial(fn.metrics.f1_score, average="macro", threshold=0.0)
+    result = fn.fit(
+        fn.Sequential(fn.Linear(4, 3)), fn.BCEWithLogitsLoss(), optax.adam(1e-1), (x, answers),
+        epochs=3, key=jax.random.key(0), progress=False, metrics={"f1": macro},
+    )  # fmt: skip
+    expected = sk.f1_score(answers, np.asarray(result.predict(x)) > 0, average="macro")
+    assert result.evaluate((x, answers))["f1"] == pytest.approx(expected, abs=1e-6)
+    result = fn.fit(
+        fn.Sequential(fn.Linear(4, 1)), fn.MSELoss(), optax.adam(1e-1), (x, x[:, :1]), epochs=3,
+        key=jax.random.key(0), progress=False,
+        metrics={"r2": fn.metrics.r2_score, "mae": fn.metrics.mean_absolute_error},
+    )  # fmt: skip
+    found, predicted = result.evaluate((x, x[:, :1])), np.asarray(result.predict(x))
+    assert found["r2"] == pytest.approx(sk.r2_score(x[:, :1], predicted), abs=1e-5)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(x[:, :1], predicted), abs=1e-6)

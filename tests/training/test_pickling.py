@@ -99,7 +99,7 @@ REBUILD = {
     "numpy._core.multiarray._reconstruct",
     "jax._src.array._reconstruct_array",
     "funcnet.training.result._not_pickled",
-    "funcnet.metrics.accuracy",
+    "funcnet.metrics.labels.accuracy",
 }
 
 

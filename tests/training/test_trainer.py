@@ -95,7 +95,7 @@ def test_any_split_of_any_size(parts, batch_size, n):
 def test_two_steps_at_once_are_two_steps(monkeypatch):
     def trained(large, parts):
         monkeypatch.setattr(training, "LARGE", large)
-        # An optimizer of its own, so that nothing compiled is reused. Five batches and a rest.
+        jax.clear_caches()  # what was compiled for another LARGE. Five batches and a rest:
         t = trainer(2, optax.sgd(0.1))
         run, losses = t.init(KEY), []
         for epochs in parts:
@@ -118,7 +118,9 @@ def test_a_large_network_copies_no_weight_in_a_step(monkeypatch):
         monkeypatch.setattr(training, "LARGE", large)
         t = fn.Trainer(model, fn.MSELoss(), optax.sgd(0.1), 2)
         train = jax.jit(training._train_epochs, static_argnums=0)
-        program = train.lower(t, state.start(t.init(KEY), 1, ("loss",)), (x, y), None, 1).compile()
+        begun = state.start(t.init(KEY), 1, ("loss",))
+        jax.clear_caches()  # what was traced for another LARGE
+        program = train.lower(t._program, begun, (x, y), None, 1).compile()
         return len(re.findall(r"= f32\[71,70\]\S* copy\(", program.as_text() or ""))
 
     by_two, by_one = copies(0), copies(10**9)

@@ -371,11 +371,13 @@ def _check_cross_entropy(logits, target, weight, ignore_index, reduction, label_
         fix = "reshape them"
         if target.shape == probabilities:
             fix = "for one-hot rows, take target.argmax(axis=-1) or make them floating"
+        elif target.shape == (*labels, 1):
+            fix = "reshape them, a column as target[..., 0]"
         raise ShapeError(f"{given}, expected integer labels of shape {labels}; {fix}")
     if not jnp.issubdtype(target.dtype, jnp.floating):
         raise DtypeError(
             f"{given}, expected integer labels of shape {labels} or floating probabilities of "
-            f"shape {probabilities}; convert it with astype"
+            f"shape {probabilities}; for labels, use target.astype(jnp.int32)"
         )
     if target.shape != probabilities:
         fix = "reshape them"

@@ -209,7 +209,7 @@ GRID = list(
 )
 
 
-@pytest.mark.few(13)
+@pytest.mark.few(13, 3)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -239,7 +239,7 @@ def test_cross_entropy_of_labels(weights, smoothing, ignore_index, reduction, le
     agree(gradients(lambda z: ops.cross_entropy(z, labels, weight, **options), [logits], g), theirs)
 
 
-@pytest.mark.few(13)
+@pytest.mark.few(13, 3)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("weights", "smoothing", "ignore_index", "reduction", "leading"), GRID)
@@ -433,7 +433,7 @@ def test_nll_loss_looks_at_no_other_class():
     agree(ours, torch_gradients(lambda S: torch_nll_loss(S, labels, None, options), [S], g))
 
 
-@pytest.mark.few(11)
+@pytest.mark.few(11, 2)
 @pytest.mark.torch
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("reduction", REDUCTIONS)

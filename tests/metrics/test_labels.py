@@ -1,5 +1,8 @@
 """The metrics agree with scikit-learn wherever it has an answer, and refuse what has none."""
 
+import math
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +12,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from funcnet import metrics
+from tests.metrics.both import compiled
+
+NAN: Any = math.nan
+quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 
 SCORES = [
     (metrics.precision, sk.precision_score),
@@ -123,7 +130,7 @@ def test_labels_that_are_no_labels_are_refused(metric, y_true, y_pred, error, me
     ("options", "message"),
     [
         ({}, "average='binary' scores two classes, got 3; choose"),
-        ({"average": "samples"}, "average: expected one of .*got 'samples'"),
+        ({"average": "samples"}, "average='samples': expected one of"),
         ({"average": "macro", "labels": [1, 1]}, r"labels: expected each class once, got \[1, 1\]"),
         ({"average": "macro", "labels": []}, "labels: expected at least one"),
         ({"average": "macro", "zero_division": 0.5}, "zero_division: expected 0 or 1, got 0.5"),
@@ -137,3 +144,79 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_a_positive_label_that_is_no_class_is_refused():
     with pytest.raises(ValueError, match=r"pos_label: 1 is not one of the classes \[2, 3\]"):
         metrics.recall([2, 3], [3, 3])
+
+
+# Several labels an example, and zero_division
+
+rows = st.lists(st.tuples(*[st.integers(0, 1)] * 6), min_size=1, max_size=12)
+
+
+@quiet
+@given(rows, st.sampled_from([0, 1, NAN]), st.sampled_from([None, [0, 2], [1]]))
+def test_several_labels_an_example_are_scored_as_scikit_learn_does(table, zero_division, labels):
+    true, pred = np.split(np.array(table), 2, axis=1)
+    assert metrics.accuracy(true, pred) == pytest.approx(sk.accuracy_score(true, pred))
+    for ours, theirs in SCORES:
+        for average in ("macro", "micro", "weighted", "samples", None):
+            options = {"average": average, "zero_division": zero_division, "labels": labels}
+            expected = theirs(true, pred, **options)
+            np.testing.assert_allclose(ours(true, pred, **options), expected, atol=1e-14)
+
+
+@pytest.mark.few(4)
+@pytest.mark.parametrize("zero_division", [0, 1, NAN])
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted", "samples", None])
+def test_several_labels_an_example_compiled(average, zero_division):
+    true, pred = np.random.default_rng(0).integers(0, 2, (2, 9, 4))
+    true[:, 2] = pred[:, 2] = 0
+    true[0] = pred[0] = 0
+    for ours, theirs in SCORES:
+        options: dict[str, Any] = {"average": average, "zero_division": zero_division}
+        expected = theirs(true, pred, labels=range(4), **options)
+        found = compiled(ours, true, pred, labels=range(4), **options)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        logits = np.where(pred, 0.3, -0.2)
+        found = compiled(ours, true.astype(np.float32), logits, threshold=0.0, labels=range(4),
+                         **options)  # fmt: skip
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(ours(true, logits, threshold=0, **options), expected)
+    expected = sk.accuracy_score(true, pred)
+    assert compiled(metrics.accuracy, true, pred) == pytest.approx(expected)
+    assert compiled(metrics.accuracy, true, pred - 0.5, threshold=0) == pytest.approx(expected)
+
+
+labels_of_one = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20)
+
+
+@quiet
+@given(labels_of_one, st.none() | st.just([3, 5, 0]))
+def test_nan_leaves_classes_out_of_a_mean(pairs, labels):
+    true, pred = zip(*pairs, strict=True)
+    for ours, theirs in SCORES:
+        for average in ("macro", "micro", "weighted", None):
+            options: dict[str, Any] = {"average": average, "zero_division": NAN, "labels": labels}
+            expected = theirs(true, pred, **options)
+            np.testing.assert_allclose(ours(true, pred, **options), expected, atol=1e-14)
+
+
+def test_warn_is_0_with_a_warning():
+    with pytest.warns(UserWarning, match="divides by zero, and scores 0"):
+        assert metrics.precision([0, 1], [0, 0], zero_division="warn") == 0
+    assert metrics.precision([0, 1], [1, 1], zero_division="warn") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("true", "pred", "options", "error", "message"),
+    [
+        (np.eye(2, dtype=int), np.eye(2), {}, TypeError, r"threshold=0\.0\) for logits"),
+        (np.eye(2, dtype=int), np.full((2, 2), 2), {"average": "macro"}, ValueError, "0 or 1"),
+        (np.eye(2, dtype=int), np.eye(3, dtype=int), {"average": "macro"}, ValueError, "differ in"),
+        (np.eye(2, dtype=int), np.eye(2, dtype=int), {}, ValueError, "'binary'.* several labels"),
+        (np.eye(2, dtype=int), np.eye(2, dtype=int), {"average": "macro", "labels": [2]},
+         ValueError, "some of 0 to 1"),
+        ([0, 1], [0.1, 0.2, 0.3], {"threshold": 0}, ValueError, "a score for each answer"),
+    ],
+)  # fmt: skip
+def test_answers_that_do_not_fit_are_refused(true, pred, options, error, message):
+    with pytest.raises(error, match=message):
+        metrics.f1_score(true, pred, **options)
