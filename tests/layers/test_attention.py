@@ -73,7 +73,7 @@ def compare(layer, theirs, inputs, ours_of, theirs_of):
     torch.autograd.backward(expected, [torch.tensor(g) for g in cotangents])
 
     pairs = [(a, b.detach().numpy()) for a, b in zip(found, expected, strict=True)]
-    pairs += [(a, b.grad.numpy()) for a, b in zip(of_inputs, leaves, strict=True)]
+    pairs += [(a, b.grad.numpy()) for a, b in zip(of_inputs, leaves, strict=True)]  # pyright: ignore[reportOptionalMemberAccess]
     gradient = fn.interop.state_dict(of_params)
     pairs += [(gradient[name], p.grad.numpy()) for name, p in theirs.named_parameters()]
     for a, b in pairs:
@@ -249,7 +249,7 @@ def test_a_transformer_is_trained():
         (lambda: fn.MultiheadAttention(6, 3, kdim=0), "kdim is 0, expected at least 1"),
         (lambda: fn.TransformerEncoderLayer(6, 4), "expected a multiple of num_heads, 4"),
         (lambda: fn.TransformerEncoderLayer(6, 3, activation="tanh"), "expected one of"),
-        (lambda: fn.TransformerDecoderLayer(6, 3, norm_first=1), "expected True or False"),
+        (lambda: fn.TransformerDecoderLayer(6, 3, norm_first=1), "expected True or False"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_options_without_meaning_are_refused(make, message):

@@ -212,12 +212,12 @@ def test_a_sequential_trains_one():
     ("make", "message"),
     [
         (lambda: fn.RNN(0, 3), "RNN's input_size is 0, expected at least 1"),
-        (lambda: fn.RNN(3, 3, nonlinearity="gelu"), "expected one of"),
+        (lambda: fn.RNN(3, 3, nonlinearity="gelu"), "expected one of"),  # pyright: ignore[reportArgumentType]
         (lambda: fn.LSTM(3, 3, proj_size=3), "less than hidden_size, 3"),
         (lambda: fn.LSTM(3, 3, dropout=0.5), "expected more layers"),
         (lambda: fn.GRU(3, 3, num_layers=2, dropout=1.5), "dropout is 1.5"),
-        (lambda: fn.GRU(3, 3, bidirectional=1), "expected True or False"),
-        (lambda: fn.RNNCell(3, 3, nonlinearity=""), "expected one of"),
+        (lambda: fn.GRU(3, 3, bidirectional=1), "expected True or False"),  # pyright: ignore[reportArgumentType]
+        (lambda: fn.RNNCell(3, 3, nonlinearity=""), "expected one of"),  # pyright: ignore[reportArgumentType]
         (lambda: fn.LSTMCell(3, True), "expected an integer"),
     ],
 )
@@ -248,6 +248,6 @@ def test_inputs_that_do_not_fit_are_refused(layer, x, options, error, message):
 
 
 def test_layers_compare_by_value():
-    layer = fn.LSTM(3, 4, num_layers=np.int64(2))
+    layer = fn.LSTM(3, 4, num_layers=np.int64(2))  # pyright: ignore[reportArgumentType]
     assert layer == fn.LSTM(3, 4, 2)
     assert hash(layer) == hash(dataclasses.replace(layer))

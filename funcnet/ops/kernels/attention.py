@@ -38,7 +38,7 @@ def by_heads(plain: Form) -> Form:
     def forward(q, k, v, mask, key, causal, p, scale):
         if not _is_large(q, k, v, mask):
             return plain.forward(q, k, v, mask, key, causal, p, scale)
-        heads = _Heads(*q.shape[-3:-1], k.shape[-2], _of_each(mask, 3), key, causal, p)
+        heads = _Heads(q.shape[-3], q.shape[-2], k.shape[-2], _of_each(mask, 3), key, causal, p)
         arrays = [
             _of_each(a, axes) for a, axes in ((scale * wide(q), 3), (wide(k), 2), (wide(v), 2))
         ]
@@ -50,7 +50,7 @@ def by_heads(plain: Form) -> Form:
         q, k, v, mask, key, y, L = residuals
         if not _is_large(q, k, v, mask):
             return plain.backward(causal, p, scale, residuals, dO)
-        heads = _Heads(*q.shape[-3:-1], k.shape[-2], _of_each(mask, 3), key, causal, p)
+        heads = _Heads(q.shape[-3], q.shape[-2], k.shape[-2], _of_each(mask, 3), key, causal, p)
         dO = wide(dO)
         r = (dO * wide(y)).sum(axis=-1, keepdims=True)
         arrays = [_of_each(a, 3) for a in (scale * wide(q), L, r, dO)]
