@@ -257,9 +257,36 @@ NORMS = {
     name: often(True, False)
     for name in ("affine", "elementwise_affine", "track_running_stats", "log_target")
 }
+SEQUENCES = {
+    name: often(True, False)
+    for name in (
+        "bidirectional add_bias_kv add_zero_attn norm_first reverse interleaved enable_gqa".split()
+    )
+} | {
+    "input_size": often(3, 4),
+    "hidden_size": often(3, 4),
+    "num_layers": often(1, 2),
+    "proj_size": often(0, 2),
+    "dropout": often(0.0, 0.5),
+    "dropout_p": often(0.0, 0.5),
+    "nonlinearity": often("tanh", "relu"),
+    "embed_dim": often(3, 4),
+    "num_heads": often(1, 2),
+    "kdim": often(None, 3),
+    "vdim": often(None, 3),
+    "d_model": often(3, 4),
+    "nhead": often(1, 2),
+    "dim_feedforward": often(5),
+    "activation": often("relu", "gelu", jnp.tanh),
+    "layer_norm_eps": often(1e-5, 0.0),
+    "is_causal": often(True, False, "upper_left", "lower_right"),
+    "scale": often(None, 0.5),
+    "base": often(1e4, 10.0),
+}
 SETTINGS = (
     WINDOWS
     | NORMS
+    | SEQUENCES
     | {
         "in_features": often(3, 4),
         "out_features": often(3),
@@ -329,8 +356,8 @@ def draw_wrong(draw, tree):
     wrong = [(), None, {}, {"weight": 3}, {"weight": jnp.ones(3)}, [tree], 7]
     if isinstance(tree, dict) and tree:
         wrong += [dict([*tree.items()][1:]), tree | {"more": jnp.ones(3)}]
-        wrong += [{name: jnp.ones((2, *leaf.shape[-1:])) for name, leaf in tree.items()}]
-        wrong += [{name: jnp.ones(leaf.shape[-1:], "i4") for name, leaf in tree.items()}]
+        wrong += [jax.tree.map(lambda leaf: jnp.ones((2, *leaf.shape[-1:])), tree)]
+        wrong += [jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:], "i4"), tree)]
     return tree if draw(st.integers(0, 3)) else draw(st.sampled_from(wrong))
 
 
@@ -370,6 +397,9 @@ def call_op(draw):
     given |= {"weight": st.one_of(vectors, kernels, floats), "pos_weight": vectors, "bias": vectors}
     given |= {"running_mean": vectors, "running_var": vectors}
     given |= {"arrays": st.one_of(st.lists(either, max_size=3), either)}
+    given |= dict.fromkeys(("query", "keys", "values", "attn_mask"), either)
+    given |= dict.fromkeys(("h0", "c0", "weight_ih", "weight_hh", "weight_hr"), either)
+    given |= {"positions": labels, "lengths": labels, "bias_ih": vectors, "bias_hh": vectors}
     arguments = draw_arguments(draw, op, SETTINGS | given)
     return jax.eval_shape(lambda: op(**arguments))
 

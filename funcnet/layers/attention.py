@@ -202,7 +202,8 @@ class MultiheadAttention(Container):
 
     def _split(self, a: Array) -> Array:
         """(..., T, embed_dim) as (..., heads, T, embed_dim / heads)."""
-        return jnp.swapaxes(a.reshape(*a.shape[:-1], self.num_heads, -1), -2, -3)
+        heads = a.reshape(*a.shape[:-1], self.num_heads, self.embed_dim // self.num_heads)
+        return jnp.swapaxes(heads, -2, -3)
 
     def _extended(self, params: Params, k: Array, v: Array) -> tuple[Array, Array]:
         """Keys and values, (..., heads, S, D), with the learned ones and the zeros behind them."""

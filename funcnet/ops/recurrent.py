@@ -386,9 +386,10 @@ def _counting(x, lengths):
 
 def _check(function, gates, x, h0, c0, W_ih, W_hh, b_ih, b_hh, W_hr, lengths, reverse):
     require_bool(f"{function}: reverse", reverse)
-    arrays = {"x": x, "h0": h0, "c0": c0, "weight_ih": W_ih, "weight_hh": W_hh}
-    arrays |= {"bias_ih": b_ih, "bias_hh": b_hh, "weight_hr": W_hr}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
+    arrays = {"x": x, "h0": h0, "weight_ih": W_ih, "weight_hh": W_hh}
+    arrays |= {"c0": c0} if function == "lstm" else {}
+    optional = {"bias_ih": b_ih, "bias_hh": b_hh, "weight_hr": W_hr}
+    arrays |= {name: array for name, array in optional.items() if array is not None}
     require_floating(function, **arrays)
     if W_ih.ndim != 2 or W_ih.shape[0] % gates or x.ndim < 2:
         raise ShapeError(
