@@ -258,11 +258,6 @@ NORMS = {
     for name in ("affine", "elementwise_affine", "track_running_stats", "log_target")
 }
 SEQUENCES = {
-    name: often(True, False)
-    for name in (
-        "bidirectional add_bias_kv add_zero_attn norm_first reverse interleaved enable_gqa".split()
-    )
-} | {
     "input_size": often(3, 4),
     "hidden_size": often(3, 4),
     "num_layers": often(1, 2),
@@ -282,6 +277,12 @@ SEQUENCES = {
     "is_causal": often(True, False, "upper_left", "lower_right"),
     "scale": often(None, 0.5),
     "base": often(1e4, 10.0),
+} | {
+    name: often(True, False)
+    for name in (
+        *("bidirectional", "add_bias_kv", "add_zero_attn", "norm_first"),
+        *("reverse", "interleaved", "enable_gqa"),
+    )
 }
 SETTINGS = (
     WINDOWS
