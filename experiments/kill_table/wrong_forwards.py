@@ -49,7 +49,7 @@ def _float32_fwd(x):
     return standardise(x.astype(jnp.float32)).astype(x.dtype), (x,)
 
 
-@wrong(standardise, arrays("n 5"), caught_by="primal", fwd=_float32_fwd)
+@wrong(*(standardise, arrays("n 5")), caught_by="primal", fwd=_float32_fwd, dtypes=("float64",))
 def fwd_in_float32_whatever_comes(residuals, g):
     """`fwd` computes in float32 also when the function computes in float64."""
     return _standardise_pullback(residuals, g)

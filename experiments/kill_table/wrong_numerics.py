@@ -86,9 +86,14 @@ def summed_in_bfloat16(residuals, g):
     return (g * x / jnp.sqrt(total),)
 
 
-@wrong(jnp.sin, arrays("n"), caught_by="formula", source="jax-ml/jax#27144")
+@wrong(
+    *(jnp.sin, arrays("n")),
+    caught_by="formula",
+    dtypes=("float64",),
+    source="jax-ml/jax#27144",
+)
 def narrowed_on_the_way_back(residuals, g):
-    """The backward pass computes in float32 whatever it is given."""
+    """The backward pass computes in float32 whatever it is given; here that is float64."""
     (x,) = residuals
     return ((g.astype(jnp.float32) * jnp.cos(x.astype(jnp.float32))).astype(x.dtype),)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -85,3 +87,66 @@ def make_mesh(devices: int, axis: str, explicit: bool) -> jax.sharding.Mesh:
     """A mesh of one axis, Explicit or Auto; a mesh's default has changed between versions."""
     kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
     return jax.make_mesh((devices,), (axis,), (kind,), devices=jax.devices()[:devices])
+
+
+# Equations that do no more than call the one jaxpr they hold.
+CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "checkpoint",
+    "remat",
+    "remat2",
+    "custom_jvp_call",
+)
+JVP_PRIMITIVE = "custom_jvp_call"
+_JAX = os.path.dirname(jax.__file__) + os.sep
+
+
+def is_own_jvp_rule(equation: Any) -> bool:
+    """Whether an equation calls a `jax.custom_jvp` that is not JAX's own, such as `jax.nn.relu`."""
+    if equation.primitive.name != JVP_PRIMITIVE:
+        return False
+    rule = equation.params.get("jvp_jaxpr_fun")
+    sources = [info for info in map(_source, (equation.params["call_jaxpr"], rule)) if info]
+    # `defjvps` makes the rule inside of JAX, of a function that is not JAX's.
+    return any(_JAX not in source for source in sources)
+
+
+def _source(traced: Any) -> str:
+    return getattr(getattr(open_jaxpr(traced), "debug_info", None), "func_src_info", None) or ""
+
+
+def described_by(fn: Any) -> Any:
+    """The function that was written: `jax.custom_gradient` hides it in a closure."""
+    inner = getattr(fn, "__wrapped__", fn)
+    code = getattr(inner, "__code__", None)
+    if code is None or _JAX not in code.co_filename or "fun" not in code.co_freevars:
+        return fn
+    return inner.__closure__[code.co_freevars.index("fun")].cell_contents
+
+
+@contextlib.contextmanager
+def rules_erased() -> Iterator[list[Any]]:
+    """`custom_vjp` and `custom_jvp` call the function they rule; gives those that were called."""
+    called: list[Any] = []
+    kinds: tuple[Any, Any] = jax.custom_vjp, jax.custom_jvp
+    kept = [kind.__call__ for kind in kinds]
+
+    def plain(rule: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(rule)
+        return rule.fun(*args, **kwargs)
+
+    def plain_unless_jaxs(rule: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(rule, "__module__", "").split(".")[0] == "jax":
+            return kept[1](rule, *args, **kwargs)
+        return plain(rule, *args, **kwargs)
+
+    try:
+        for kind, call in zip(kinds, (plain, plain_unless_jaxs), strict=True):
+            kind.__call__ = call
+        yield called
+    finally:
+        for kind, call in zip(kinds, kept, strict=True):
+            kind.__call__ = call

@@ -3,8 +3,8 @@
 Priorities, in this order: no wrong rule passes; no right rule fails; a failure says which element
 of which argument is wrong, what it should be and how one knows; a check takes seconds.
 
-The checks run in a fixed order, each relying on what those before it have established. The first
-that fails is reported in full, and the rest are not run: they would repeat the same mistake.
+The checks run in a fixed order, each relying on what those before it have established. A failure
+stops only what depends on it: every finding is in the report, the worst first.
 """
 
 from __future__ import annotations
@@ -20,91 +20,13 @@ import jax
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.checks import (
-    accuracy,
-    first_order,
-    meshes,
-    numerical,
-    second_order,
-    transforms,
-)
-from funcnet.testing.checks.subject import Skipped, Subject, Wrong
+from funcnet.testing.checks.subject import Declared, Subject, first_line
 from funcnet.testing.checks.traps import explain_exception, is_rules_fault
 from funcnet.testing.references import twin as twins
-from funcnet.testing.references.call import Call, is_inexact, make_call, trace
+from funcnet.testing.references.call import RULES, Call, Composed, is_inexact, make_call, trace
 from funcnet.testing.references.reference import make_reference
 from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to check; see `check_vjp`."""
-
-    reference: Callable[..., Any] | None
-    order: int
-    stress: tuple[float, ...]
-    seed: int
-    fast: bool
-    sharding: bool
-
-
-Judge = Callable[[Subject, Options], None]
-
-
-def _without_options(judge: Callable[[Subject], None]) -> Judge:
-    return lambda subject, _: judge(subject)
-
-
-def _accuracy(subject: Subject, options: Options) -> None:
-    accuracy.accuracy(subject, () if subject.label else options.stress)
-
-
-def _on_devices(judge: Callable[[Subject], None]) -> Judge:
-    """A failure only where `sharding=True` asks for one, else a warning about portability."""
-
-    def run(subject: Subject, options: Options) -> None:
-        if reason := meshes.reason_to_skip(subject):
-            if options.sharding:
-                subject.notes.warnings.append(f"sharding=True, but {reason}: nothing was checked")
-                return
-            raise Skipped(reason)
-        try:
-            judge(subject)
-        except Wrong as wrong:
-            if options.sharding:
-                raise
-            subject.notes.warnings.append(f"portability: {wrong}")
-
-    return run
-
-
-CHECKS: dict[str, Judge] = {
-    "constants": _without_options(first_order.constants),
-    "primal": _without_options(first_order.primal),
-    "cotangents": _without_options(first_order.cotangents),
-    "formula": _without_options(first_order.formula),
-    "linearity": _without_options(first_order.linearity),
-    "finite_differences": _without_options(numerical.finite_differences),
-    "kinks": _without_options(numerical.kinks),
-    "second_order": _without_options(second_order.second_order),
-    "accuracy": _accuracy,
-    "repeat": _without_options(transforms.repeat),
-    "jit": _without_options(transforms.jit),
-    "vmap": _without_options(transforms.vmap),
-    "checkpoint": _without_options(transforms.checkpoint),
-    "scan": _without_options(transforms.scan),
-    "alone": _without_options(transforms.alone),
-    "empty": _without_options(transforms.empty),
-    "auto_mesh": _on_devices(meshes.auto_mesh),
-    "explicit_mesh": _on_devices(meshes.explicit_mesh),
-    "shard_map": _on_devices(meshes.shard_map),
-}
-FAST_CHECKS = ("constants", "primal", "cotangents", "formula", "linearity", "accuracy")
-# What is run at every point as well.
-VALUE_CHECKS = (
-    *("primal", "cotangents", "formula", "linearity"),
-    *("finite_differences", "kinks", "accuracy"),
-)
+from funcnet.testing.trial import CHECKS, TANGENTS, Options, Trial, coverage
 
 
 def check_vjp(
@@ -118,6 +40,9 @@ def check_vjp(
     seed: int = 0,
     fast: bool = False,
     sharding: bool = False,
+    rtol: float = 0.0,
+    zero: Sequence[str] = (),
+    invariant: Callable[..., Any] | None = None,
 ) -> Report:
     """Verify the hand-written backward pass of a function, or of every rule inside it.
 
@@ -127,7 +52,8 @@ def check_vjp(
 
     Args:
         fn: a `jax.custom_vjp`, or any function that calls some: a layer, a loss, a whole model,
-            through jit, scan, cond and checkpoint.
+            through jit, scan, cond and checkpoint. Or a `jax.custom_jvp`, which is judged in both
+            modes, or a function that calls such and no custom_vjp; a method of an object.
         args: its arguments, a tuple of pytrees of any shapes. Floating-point and complex leaves are
             differentiated; integers, booleans and PRNG keys are not; what stands at a rule's
             `nondiff_argnums` is passed on as it is. Random values of no special scale are best.
@@ -144,6 +70,12 @@ def check_vjp(
         seed: of the random cotangents and samples.
         fast: only the first five checks, and accuracy.
         sharding: whether failures on several devices are failures, not warnings.
+        rtol: declares that the rule is the exact slope of what the function approximates, such as a
+            series cut off: how far, relatively, the two may be apart.
+        zero: declares arguments, by name, whose cotangents are zeros by design.
+        invariant: a map of fn's outputs under which the answer is determined, where the outputs
+            leave a phase, a sign or a scale free: `lambda u, s, v: (u * s) @ v`. What it returns is
+            judged.
 
     Returns:
         The report: a table when printed. Its `warnings` are worth reading.
@@ -155,8 +87,14 @@ def check_vjp(
         TypeError: an argument has the wrong type.
     """
     _check_options(fn, args, reference, order, points, stress, seed)
+    _check_declarations(rtol, zero, invariant)
     with _calm():
-        options = Options(reference, order, tuple(stress), int(seed), fast, sharding)
+        declared = Declared(float(rtol), tuple(zero))
+        options = Options(
+            *(reference, order, tuple(stress), int(seed), fast, sharding),
+            *(declared, invariant is not None),
+        )
+        fn = fn if invariant is None else Composed(fn, invariant)
         return _run(fn, args, points, options)
 
 
@@ -185,6 +123,16 @@ def _check_options(
         raise ValueError(f"seed must not be negative, got {seed}")
 
 
+def _check_declarations(rtol: Any, zero: Any, invariant: Any) -> None:
+    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1:
+        raise ValueError(f"rtol must be a number from 0 to below 1, got {rtol!r}")
+    names = isinstance(zero, (tuple, list)) and all(isinstance(name, str) for name in zero)
+    if not names:
+        raise TypeError(f"zero must be a sequence of arguments' names, got {zero!r}")
+    if invariant is not None and not callable(invariant):
+        raise TypeError(f"invariant must be a function, got {type(invariant).__name__}")
+
+
 def _is_factor(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 < value < float("inf")
 
@@ -210,50 +158,20 @@ def _run(
     options: Options,
 ) -> Report:
     subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
-    rows: list[Check] = []
-    for name, judge in CHECKS.items():
-        # What is right once and wrong when differentiated twice is judged on.
-        if any(row.status == "failed" and row.name != "second_order" for row in rows):
-            rows.append(Check(name, "skipped", (NOT_REACHED,)))
-        elif reason := _reason_to_skip(name, options, any(s.notes.findings for s in subjects)):
-            rows.append(Check(name, "skipped", (reason,)))
-        else:
-            judged = subjects if name in VALUE_CHECKS else subjects[:1]
-            rows.append(_judged(name, judge, judged, options))
-    report = Report(_name(fn), subjects[0].call.describe(), tuple(rows))
+    rows = Trial(subjects, options).run()
+    first = subjects[0]
+    lines = coverage(first)
+    report = Report(_name(fn), first.call.describe(), rows, _declarations(options), lines)
     if not report.passed:
         raise RuleError(report)
     return report
 
 
-def _reason_to_skip(name: str, options: Options, kinked: bool) -> str:
-    if options.fast and name not in FAST_CHECKS and not (name == "kinks" and kinked):
-        return "fast=True"
-    if name == "second_order" and options.order < 2:
-        return "declared first-order only"
-    if name == "finite_differences" and options.reference is not None:
-        return "a reference was given, which need not be the slope of anything"
-    return ""
-
-
-def _judged(name: str, judge: Judge, subjects: Sequence[Subject], options: Options) -> Check:
-    """Run one check on the arguments and on every further point."""
-    warned: list[str] = []
-    remarks: list[str] = []
-    for subject in subjects:
-        notes = subject.notes
-        prefix = f"at {subject.label}: " if subject.label else ""
-        try:
-            judge(subject, options)
-        except Wrong as wrong:
-            return Check(name, "failed", (prefix + str(wrong),))
-        except Skipped as skipped:
-            return Check(name, "skipped", (str(skipped),))
-        warned += [prefix + text for text in notes.warnings]
-        remarks += [prefix + text for text in notes.remarks]
-        notes.warnings.clear()
-        notes.remarks.clear()
-    return Check(name, "warned" if warned else "passed", tuple(warned or remarks))
+def _declarations(options: Options) -> tuple[str, ...]:
+    declared = options.declared
+    lines = [f"rtol={declared.rtol:g}"] if declared.rtol else []
+    lines += [f"zero={declared.zero!r}"] if declared.zero else []
+    return (*lines, "invariant=, a map of the outputs") if options.invariant else tuple(lines)
 
 
 def _labelled(
@@ -267,28 +185,61 @@ def _labelled(
 def _name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
+    fn = compat.described_by(fn.fn if isinstance(fn, Composed) else fn)
     return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _subject(
     fn: Callable[..., Any], args: tuple[Any, ...], options: Options, label: str
 ) -> Subject:
-    call = make_call(fn, args)
+    call = _runnable(make_call(fn, args))
     if not call.diff:
         raise ValueError("args hold no floating-point number, so there is nothing to differentiate")
-    call = _runnable(call)
     if not any(map(is_inexact, jax.tree.leaves(call.output_shapes(call.undecorated())))):
         raise ValueError(f"{_name(fn)} returns no floating-point number: there is no derivative")
-    if not twins.holds_rule(trace(call, call.fn, call.xs, call.zs)):
-        raise ValueError(
-            f"{_name(fn)} holds no jax.custom_vjp, so there is no hand-written backward pass to "
-            "check"
-        )
+    call = _with_rule(call)
+    _check_zero(call, options.declared.zero)
     reference = None
     if options.reference is not None:
         outputs = call.output_shapes(call.undecorated())
         reference = make_reference(options.reference, call, outputs)
-    return Subject(call, reference, np.random.default_rng(options.seed), label)
+    return Subject(call, reference, np.random.default_rng(options.seed), label, options.declared)
+
+
+def _with_rule(call: Call) -> Call:
+    """The call, with what is a rule in it: a `custom_jvp` only where there is no `custom_vjp`.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if isinstance(call.fn, jax.custom_vjp):
+        return call
+    if call.why_eager:
+        with compat.rules_erased() as called:
+            call.output_shapes(call.fn)
+        holds_vjp, holds_jvp = (any(isinstance(r, kind) for r in called) for kind in RULES)
+    else:
+        closed = trace(call, call.fn, call.xs, call.zs)
+        holds_vjp = twins.holds_rule(closed)
+        holds_jvp = twins.holds_rule(closed, compat.is_own_jvp_rule)
+    if holds_vjp:
+        return call
+    if holds_jvp or isinstance(call.fn, jax.custom_jvp):
+        return dataclasses.replace(call, is_rule=compat.is_own_jvp_rule, has_tangents=True)
+    raise ValueError(
+        f"{_name(call.fn)} holds no jax.custom_vjp and no jax.custom_jvp of its own, so there is "
+        "no hand-written backward pass to check"
+    )
+
+
+def _check_zero(call: Call, names: tuple[str, ...]) -> None:
+    owners = call.dynamic(call.parameters)
+    known = {*call.names, *(owners[call.owner[i]] for i in call.diff)}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"zero={names!r}: {unknown[0]!r} is no differentiated argument; these are "
+            f"{', '.join(call.names)}"
+        )
 
 
 def _runnable(call: Call) -> Call:
@@ -301,11 +252,11 @@ def _runnable(call: Call) -> Call:
     try:
         call.output_shapes(call.undecorated())
     except Exception as error:
-        fixed = call.with_fixed_scalars()
-        with contextlib.suppress(Exception):
-            fixed.output_shapes(fixed.undecorated())
-            if fixed.diff:
-                return fixed
+        for other in (call.with_fixed_scalars(), _eager(call, error)):
+            with contextlib.suppress(Exception):
+                other.output_shapes(other.undecorated())
+                if other.diff:
+                    return other
         if is_rules_fault(error):
             raise _rule_error(call, error) from error
         raise ValueError(
@@ -318,9 +269,25 @@ def _runnable(call: Call) -> Call:
     return call
 
 
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _eager(call: Call, error: Exception) -> Call:
+    """The call, run as Python runs it where the function needs the values of its arguments."""
+    if not isinstance(error, _NEEDS_VALUES):
+        return call
+    return dataclasses.replace(call, why_eager=first_line(f"{type(error).__name__}: {error}"))
+
+
 def _rule_error(call: Call, error: Exception) -> RuleError:
     """A report for a function that does not even run, because of its rule."""
     text = explain_exception(error, "calling the function")
     rows = [Check("constants", "skipped", (NOT_REACHED,)), Check("primal", "failed", (text,))]
-    rows += [Check(name, "skipped", (NOT_REACHED,)) for name in list(CHECKS)[2:]]
+    rows += [
+        Check(name, "skipped", (NOT_REACHED,)) for name in list(CHECKS)[2:] if name != TANGENTS
+    ]
     return RuleError(Report(_name(call.fn), call.describe(), tuple(rows)))

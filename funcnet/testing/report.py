@@ -9,6 +9,8 @@ from funcnet._internal import notebook
 
 Status = Literal["passed", "failed", "warned", "skipped"]
 NOT_REACHED = "not reached"
+# Failures of these are the mildest: right values, in first order and on one device.
+_MILD = ("second_order", "auto_mesh", "explicit_mesh", "shard_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,15 @@ class Report:
         function: the name of the function that was checked.
         arguments: one line for each argument: its name, dtype and shape.
         checks: the checks in the order in which they ran.
+        declared: what the caller declared, such as `rtol=1e-05`.
+        coverage: one line for each argument: how its cotangent did.
     """
 
     function: str
     arguments: tuple[str, ...]
     checks: tuple[Check, ...]
+    declared: tuple[str, ...] = ()
+    coverage: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -51,8 +57,14 @@ class Report:
 
     @property
     def failed(self) -> str | None:
-        """The name of the first check that failed, or None."""
-        return next((check.name for check in self.checks if check.status == "failed"), None)
+        """The name of the check that failed worst, or None."""
+        return next((check.name for check in self.failures), None)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that failed, the worst first."""
+        failed = [check for check in self.checks if check.status == "failed"]
+        return tuple(sorted(failed, key=lambda check: check.name in _MILD))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -67,33 +79,42 @@ class Report:
             "arguments": list(self.arguments),
             "passed": self.passed,
             "failed": self.failed,
+            "declared": list(self.declared),
+            "coverage": list(self.coverage),
             "checks": [check.to_dict() for check in self.checks],
         }
 
     @property
     def _verdict(self) -> str:
-        return f"{self.function} " + ("passed" if self.passed else f"FAILED at '{self.failed}'")
+        if self.passed:
+            return f"{self.function} passed"
+        return f"{self.function} FAILED at " + ", ".join(f"'{c.name}'" for c in self.failures)
+
+    @property
+    def _told(self) -> tuple[Check, ...]:
+        """The checks whose messages are printed: failures, the worst first, then warnings."""
+        return (*self.failures, *(check for check in self.checks if check.status == "warned"))
 
     def __repr__(self) -> str:
         return f"Report({self._verdict}, {len(self.checks)} checks)"
 
     def _repr_html_(self) -> str:
         rows = [(c.name, f"{c.status}{_remark(c)}") for c in self.checks]
-        told = [c for c in self.checks if c.status in ("failed", "warned")]
-        note = "\n\n".join("\n".join([f"{c.name} {c.status}:", *c.messages]) for c in told)
+        note = "\n\n".join("\n".join([f"{c.name} {c.status}:", *c.messages]) for c in self._told)
         return notebook.table(f"check_vjp: {self._verdict}", ("check", "status"), rows, note)
 
     def __str__(self) -> str:
         lines = [f"check_vjp: {self._verdict}"]
         lines += [f"  argument {argument}" for argument in self.arguments]
+        lines += [f"  declared {declared}" for declared in self.declared]
+        lines += [f"  coverage {line}" for line in self.coverage]
         lines += [""]
         width = max(len(check.name) for check in self.checks)
         for check in self.checks:
             lines.append(f"  {check.name:<{width}}  {check.status}{_remark(check)}".rstrip())
-        for check in self.checks:
-            if check.status in ("failed", "warned"):
-                lines += ["", f"{check.name} {check.status}:"]
-                lines += [_indent(message) for message in check.messages]
+        for check in self._told:
+            lines += ["", f"{check.name} {check.status}:"]
+            lines += [_indent(message) for message in check.messages]
         return "\n".join(lines)
 
 

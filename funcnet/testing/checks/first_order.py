@@ -61,9 +61,14 @@ def primal(subject: Subject) -> None:
         wide = subject.rule_rows.outputs
     except Wrong:
         return  # What the rule raises in float64 is for the formula's check to report.
-    for name, g, t in zip(subject.output_names, wide, truth, strict=True):
-        tolerance = subject.formula_tolerance * (np.abs(t) + largest(t))
+    slack = subject.slack[0]
+    for name, g, t, more in zip(subject.output_names, wide, truth, slack, strict=True):
+        tolerance = subject.formula_tolerance * (np.abs(t) + largest(t)) + more
         _check_output(name, g, t, tolerance, " in float64")
+    if subject.narrowing:
+        subject.notes.warnings.append(
+            f"right in float32; narrows float64: {subject.narrowing}. It was judged in float32"
+        )
 
 
 def _check_output_types(subject: Subject) -> None:
@@ -72,13 +77,15 @@ def _check_output_types(subject: Subject) -> None:
     if found.structure != jax.tree.structure(expected):
         raise Wrong(
             f"fwd's output has the structure {found.structure}, the function's "
-            f"{jax.tree.structure(expected)}"
+            f"{jax.tree.structure(expected)}",
+            fatal=True,
         )
     paths = jax.tree_util.tree_flatten_with_path(expected)[0]
     for (path, want), (shape, dtype) in zip(paths, found.leaves, strict=True):
         name = "output" + jax.tree_util.keystr(path)
         if shape != want.shape:
-            raise Wrong(f"fwd's {name} has the shape {shape}, the function's {want.shape}")
+            text = f"fwd's {name} has the shape {shape}, the function's {want.shape}"
+            raise Wrong(text, fatal=True)
         if dtype != want.dtype:
             raise Wrong(
                 f"fwd's {name} has the dtype {dtype}, the function's {want.dtype}: one undecorated "
@@ -133,7 +140,8 @@ def cotangents(subject: Subject) -> None:
     ):
         got = jax.ShapeDtypeStruct(ct.shape[1:], dtype)
         if got.shape != x.shape or got.dtype != x.dtype:
-            raise Wrong(_type_text(f"the cotangent of {name}", got, x))
+            fatal = got.shape != x.shape
+            raise Wrong(_type_text(f"the cotangent of {name}", got, x), fatal=fatal)
     _audit_raw_bwd(subject)
     _audit_inner_rules(subject)
 
@@ -203,6 +211,8 @@ def _audit_float(subject: Subject, leaf: int, part: Any) -> None:
     if part is not None:
         return
     name = subject.call.names[leaf]
+    if leaf in subject.zeroed:
+        return
     if subject.scales[leaf] > 0:
         raise Wrong(
             f"bwd returns None for {name}, a floating-point argument: JAX takes it for zeros "
@@ -216,6 +226,8 @@ def _audit_float(subject: Subject, leaf: int, part: Any) -> None:
 
 def _audit_inner_rules(subject: Subject) -> None:
     """Each rule inside a larger function: the dtypes of its cotangents where it is called."""
+    if subject.call.why_eager:
+        return
     closed = trace(subject.call, subject.call.fn, subject.xs, subject.zs)
     for name, alone in twins.rule_calls(closed):
         floats = [i for i, aval in enumerate(alone.in_avals) if is_inexact(aval)]
@@ -261,13 +273,11 @@ def formula(subject: Subject) -> None:
         return
     _excuse(subject, rows, wrong)
     for position, row in enumerate(rows):
-        texts = [
-            _describe(subject, leaf, row, mask[position])
-            for leaf, mask in enumerate(wrong)
-            if mask[position].any()
-        ]
-        if texts:
-            raise Wrong("\n\n".join(texts))
+        leaves = [leaf for leaf, mask in enumerate(wrong) if mask[position].any()]
+        if leaves:
+            texts = [_describe(subject, leaf, row, wrong[leaf][position]) for leaf in leaves]
+            every = [leaf for leaf, mask in enumerate(wrong) if mask.any()]
+            raise Wrong("\n\n".join(texts), leaves=every)
 
 
 def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
@@ -281,6 +291,13 @@ def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
     return wrong
 
 
+def wrong_anywhere(subject: Subject, leaf: int) -> np.ndarray:
+    """Which elements are wrong for some dense or one-hot cotangent, and have no excuse."""
+    rows = [i for i in subject.rule_rows.rows if subject.cts.rows[i].factors is None]
+    wrong = np.stack([_wrong_in_row(subject, leaf, row) for row in rows]).any(axis=0)
+    return wrong & ~subject.excused(leaf)
+
+
 def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
     """Take out of `wrong` what lies at a kink, and where autodiff is at fault; note both."""
     subject.notes.excused = [np.asarray(mask.any(axis=0)) for mask in wrong]
@@ -290,7 +307,7 @@ def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
             Case(rows[position], leaf, index, *_values(subject, leaf, rows[position], index))
             for position in part
             for leaf, index in sorted(chosen)
-            if wrong[leaf][position].reshape(-1)[index]
+            if wrong[leaf][position].reshape(-1)[index] and leaf not in subject.zeroed
         ]
         if not cases or not subject.can_judge_by_slopes:
             continue
@@ -315,12 +332,14 @@ def _values(subject: Subject, leaf: int, row: int, index: int) -> tuple[complex,
 def _tolerance(subject: Subject, leaf: int, expected: np.ndarray) -> np.ndarray:
     top = subject.scales[leaf]
     noise = ROUNDING_FLOOR * subject.naturals[leaf]
-    return subject.formula_tolerance * (np.abs(expected) + top) + noise
+    relative = max(subject.formula_tolerance, subject.rtol)
+    return relative * (np.abs(expected) + top) + noise + subject.slack[1][leaf]
 
 
 def _describe(subject: Subject, leaf: int, row: int, wrong: np.ndarray) -> str:
     answers, expected = subject.rule_rows.cotangents[leaf], subject.expected[1][leaf]
     dtype = "float64" if subject.is_wide else str(subject.xs[leaf].dtype)
+    dtype = "float32" if subject.narrowing else dtype
     mismatch = Mismatch(
         subject.call.names[leaf],
         leaf,
@@ -328,7 +347,7 @@ def _describe(subject: Subject, leaf: int, row: int, wrong: np.ndarray) -> str:
         answers[row],
         expected[row],
         wrong,
-        subject.source,
+        "zero=, which declares it" if leaf in subject.zeroed else subject.source,
         dtype,
     )
     return explain.describe(mismatch, subject.clues(row, answers[1] if row == 0 else None))
@@ -344,6 +363,8 @@ def linearity(subject: Subject) -> None:
         for leaf, got in enumerate(answers.cotangents):
             expected = factors[0] * got[0] + factors[1] * got[1]
             if subject.reference is not None:
+                if leaf in subject.notes.distrusted:
+                    continue
                 expected = subject.expected[1][leaf][row]
             # Of an infinite derivative, as sqrt's at 0, 3 g - 2 h may be infinity less infinity.
             usable = np.isfinite(got[0]) & np.isfinite(got[1])
@@ -375,7 +396,8 @@ def _check_linear(
         f"  first at {name}{where}\n"
         f"    the rule's value  {explain.number(got[index])}\n"
         f"    expected          {explain.number(expected[index])}   from {source}\n"
-        f"  guess: {guess}"
+        f"  guess: {guess}",
+        leaves=[leaf],
     )
 
 

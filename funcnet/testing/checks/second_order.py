@@ -17,45 +17,68 @@ import numpy as np
 
 from funcnet._internal import compat
 from funcnet.testing.checks import explain
-from funcnet.testing.checks.subject import Subject, Wrong, first_line, rule_errors
+from funcnet.testing.checks.subject import (
+    Skipped,
+    Subject,
+    Wrong,
+    first_line,
+    narrowed,
+    rule_errors,
+)
 from funcnet.testing.numerics import Arrays, cotangents
-from funcnet.testing.numerics.compare import ROUNDING_FLOOR, Mismatch, largest, wrong_elements
+from funcnet.testing.numerics.compare import (
+    OWN_ERROR_FACTOR,
+    ROUNDING_FLOOR,
+    Mismatch,
+    largest,
+    wrong_elements,
+)
 from funcnet.testing.references import derivatives
 from funcnet.testing.references.adjudicate import Case, adjudicate
 from funcnet.testing.references.derivatives import Flat, Pullback
 
 MOST_CASES = 64
+# Inputs (arguments and the output's cotangent), traced arguments, and directions.
+Operands = tuple[Arrays, Arrays, Arrays, Arrays]
 REVERSE = "second order, reverse over reverse"
 FORWARD = "second order, forward over reverse"
 
 
 def second_order(subject: Subject) -> None:
     """8. Differentiate the backward pass in both ways."""
+    if any(finding.verdict == "three" for finding in subject.notes.findings):
+        raise Skipped("the first derivative is not determined")
     with subject.wide():
         trial = _Trial(subject)
         try:
-            expected = trial.run(subject.pullback_of(subject.wide_twin), subject.mode == "reverse")
+            expected = trial.run(
+                subject.pullback_of(subject.wide_twin), subject.mode == "reverse", trial.operands
+            )
         except Exception as error:
             subject.notes.warnings.append(
                 f"autodiff of {subject.source} has no second derivative to compare with: "
                 f"{type(error).__name__}"
             )
             return
-        rule = derivatives.reverse(subject.call.function())
+        slack = trial.slack(expected)
+    rule = derivatives.reverse(subject.call.function())
+    with subject.working() if subject.narrowing else subject.wide():
+        operands = trial.rules_operands
         try:
-            got = trial.run(rule, True)
+            got = trial.run(rule, True, operands)
         except Exception:
-            got = _run_apart(trial, rule)
-        trial.compare(got, expected)
+            got = _run_apart(trial, rule, operands)
+    with subject.wide():
+        trial.compare(got, expected, slack)
 
 
-def _run_apart(trial: _Trial, rule: Pullback) -> Any:
+def _run_apart(trial: _Trial, rule: Pullback, operands: Operands) -> Any:
     """Find out which of the two ways raises; without jit, for rules that refuse it."""
     results = []
     for way, part in trial.parts(rule, True).items():
         try:
             with rule_errors(f"differentiating the backward pass ({way})"):
-                results.append(part(*trial.operands))
+                results.append(part(*operands))
         except Wrong as wrong:
             if way == FORWARD or trial.subject.mode == "reverse":
                 raise
@@ -63,6 +86,11 @@ def _run_apart(trial: _Trial, rule: Pullback) -> Any:
             trial.subject.notes.warnings.append(f"{way} was not checked: {first_line(str(wrong))}")
             results.append(None)
     return tuple(results)
+
+
+def _both_ways(found: Any) -> list[list[np.ndarray]]:
+    (_, reverse), forward = found
+    return [derivatives.host(reverse), derivatives.host(forward)]
 
 
 class _Trial:
@@ -127,20 +155,44 @@ class _Trial:
         return {REVERSE: backward, FORWARD: forward}
 
     @property
-    def operands(self) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+    def operands(self) -> Operands:
         """What the parts are called with."""
         return (*self.xs, *self.g), self.subject.zs, self.u, (*self.v, *self.w)
 
-    def run(self, pullback: Pullback, reversible: bool) -> Any:
+    @property
+    def rules_operands(self) -> Operands:
+        """The same, in float32 for a rule that narrows float64."""
+        if not self.subject.narrowing:
+            return self.operands
+        inputs, zs, u, directions = self.operands
+        return narrowed(inputs), zs, narrowed(u), narrowed(directions)
+
+    def run(self, pullback: Pullback, reversible: bool, operands: Operands) -> Any:
         """H and its pullback, then its derivative along the directions; one compiled program."""
         parts = list(self.parts(pullback, reversible).values())
-        together = jax.jit(
-            lambda *operands: tuple(part(*operands) for part in parts),
-            compiler_options=compat.QUICK_COMPILE,
+        together = self.subject.call.compiled(
+            lambda *operands: tuple(part(*operands) for part in parts), compat.QUICK_COMPILE
         )
-        return together(*self.operands)
+        return together(*operands)
 
-    def compare(self, got: Any, expected: Any) -> None:
+    def slack(self, expected: Any) -> list[list[float]]:
+        """How far rounding below float64 moves each second derivative, of both ways."""
+        pullback = self.subject.pullback_of(self.subject.wide_twin)
+        every = [_both_ways(expected)]
+        if self.subject.rounds_in is not None:
+            for inputs in self.subject.rounded_inputs(self.operands[0]):
+                operands = inputs, *self.operands[1:]
+                reversible = self.subject.mode == "reverse"
+                every.append(_both_ways(self.run(pullback, reversible, operands)))
+        return [
+            [
+                OWN_ERROR_FACTOR * max(largest(other[way][leaf] - e) for other in every)
+                for leaf, e in enumerate(each)
+            ]
+            for way, each in enumerate(every[0])
+        ]
+
+    def compare(self, got: Any, expected: Any, slack: list[list[float]]) -> None:
         """Raise `Wrong` for the first of the two that is wrong."""
         reverse_got, forward_got = got
         (h, reverse_expected), forward_expected = expected
@@ -151,17 +203,18 @@ class _Trial:
             outputs = (f"the cotangent of {name}" for name in self.subject.output_names)
             inputs = derivatives.host((*self.xs, *self.g))
             naturals = [2 * size / (largest(x) or 1.0) for x in inputs]
-            self._compare(REVERSE, [*names, *outputs], reverse_got[1], reverse_expected, naturals)
-        naturals = [2 * size] * len(names)
-        self._compare(FORWARD, list(names), forward_got, forward_expected, naturals)
+            floor = [ROUNDING_FLOOR * n + s for n, s in zip(naturals, slack[0], strict=True)]
+            self._compare(REVERSE, [*names, *outputs], reverse_got[1], reverse_expected, floor)
+        floor = [ROUNDING_FLOOR * 2 * size + s for s in slack[1]]
+        self._compare(FORWARD, list(names), forward_got, forward_expected, floor)
 
     def _compare(
-        self, way: str, names: list[str], got: Any, expected: Any, naturals: list[float]
+        self, way: str, names: list[str], got: Any, expected: Any, floor: list[float]
     ) -> None:
         got, expected = derivatives.host(got), derivatives.host(expected)
         for leaf, (g, e) in enumerate(zip(got, expected, strict=True)):
-            rounding = ROUNDING_FLOOR * naturals[leaf]
-            tolerance = self.subject.formula_tolerance * (np.abs(e) + largest(e)) + rounding
+            relative = max(self.subject.formula_tolerance, self.subject.rtol)
+            tolerance = relative * (np.abs(e) + largest(e)) + floor[leaf]
             wrong = wrong_elements(g, e, tolerance)
             if not wrong.any():
                 continue
@@ -179,7 +232,10 @@ class _Trial:
         """What of `wrong` is left when kinks of the first derivative are taken out."""
         if not self.subject.can_judge_by_slopes:
             return wrong
-        h = self.flat(self.subject.pullback_of(self.subject.wide_twin))
+        pullback = self.subject.pullback_of(self.subject.wide_twin)
+        if self.subject.rtol:  # the slope is declared to be another's: that one is differentiated
+            pullback = derivatives.reverse(self.subject.call.function())
+        h = self.flat(pullback)
         indices = np.flatnonzero(wrong)[:MOST_CASES]
         values = [(complex(got.flat[i]), complex(expected.flat[i])) for i in indices]
         inputs = (*self.xs, *self.g)
@@ -187,7 +243,8 @@ class _Trial:
         if way == REVERSE:
             cases = [Case(0, leaf, int(i), *v) for i, v in zip(indices, values, strict=True)]
             cts = [np.asarray(u)[None] for u in self.u]
-            findings = adjudicate(h, inputs, zs, cts, cases, eps)
+            compiled = self.subject.call.compiled
+            findings = adjudicate(h, inputs, zs, cts, cases, eps, compiled=compiled)
         else:
             findings = self._along(h, leaf, indices, values, eps)
         left = wrong.copy()
@@ -211,7 +268,9 @@ class _Trial:
 
         cts = [np.eye(len(indices))]
         cases = [Case(row, 0, 0, *value) for row, value in enumerate(values)]
-        return adjudicate(line, (jnp.zeros(()),), self.subject.zs, cts, cases, eps)
+        compiled = self.subject.call.compiled
+        start = (jnp.zeros(()),)
+        return adjudicate(line, start, self.subject.zs, cts, cases, eps, compiled=compiled)
 
 
 _ADVICE = (

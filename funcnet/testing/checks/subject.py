@@ -19,9 +19,14 @@ import numpy as np
 from jax.tree_util import keystr
 
 from funcnet.testing.checks.explain import Clues
-from funcnet.testing.checks.traps import explain_exception
+from funcnet.testing.checks.traps import explain_exception, users_frame
 from funcnet.testing.numerics import Arrays, cotangents, differences
-from funcnet.testing.numerics.compare import FORMULA_TOLERANCE, ULPS, largest
+from funcnet.testing.numerics.compare import (
+    FORMULA_TOLERANCE,
+    OWN_ERROR_FACTOR,
+    ULPS,
+    largest,
+)
 from funcnet.testing.references import derivatives
 from funcnet.testing.references import twin as twins
 from funcnet.testing.references.adjudicate import Case, Finding, adjudicate
@@ -45,7 +50,21 @@ FEW_ROWS = 14
 
 
 class Wrong(Exception):  # noqa: N818 - it is a verdict, and never leaves this package
-    """A check has failed; the message says why."""
+    """A check has failed; the message says why.
+
+    Attributes:
+        leaves: the arguments whose cotangents are wrong.
+        fatal: whether no later check can be made: the answer has not even the right structure.
+        cause: the exception that the rule raised; the same one in a later check is not news.
+    """
+
+    def __init__(
+        self, text: str, *, leaves: Sequence[int] = (), fatal: bool = False, cause: str = ""
+    ):
+        super().__init__(text)
+        self.leaves: frozenset[int] = frozenset(leaves)
+        self.fatal: bool = fatal
+        self.cause: str = cause
 
 
 class Skipped(Exception):  # noqa: N818 - likewise
@@ -58,7 +77,21 @@ def rule_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise Wrong(explain_exception(error, doing)) from error
+        cause = f"{type(error).__name__} at {users_frame(error) or error}"
+        raise Wrong(explain_exception(error, doing), cause=cause) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What the user says about a rule.
+
+    Attributes:
+        rtol: how far, relatively, the rule's slope may be from the function's.
+        zero: arguments, by name, whose cotangents are zeros by design.
+    """
+
+    rtol: float = 0.0
+    zero: tuple[str, ...] = ()
 
 
 class RuleRows(NamedTuple):
@@ -104,12 +137,20 @@ class Notes:
         remarks: what it says when it passes.
         findings: elements at which rule and autodiff differ for a good reason.
         excused: for each argument, where its elements are.
+        distrusted: arguments whose cotangents were found wrong; later checks compare them with the
+            rule's own answers, for what else is wrong.
+        unsteady: arguments whose cotangents change from call to call.
     """
 
     warnings: list[str] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
     findings: list[Finding] = dataclasses.field(default_factory=list)
     excused: list[np.ndarray] = dataclasses.field(default_factory=list)
+    distrusted: set[int] = dataclasses.field(default_factory=set)
+    unsteady: set[int] = dataclasses.field(default_factory=set)
+
+
+NOTHING_DECLARED = Declared()
 
 
 class Subject:
@@ -120,15 +161,24 @@ class Subject:
         reference: what to expect instead of the twin's derivative, or None.
         rng: where random cotangents come from.
         label: what a report calls these arguments; empty for the first ones.
+        declared: what the user says about the rule.
     """
 
     def __init__(
-        self, call: Call, reference: Reference | None, rng: np.random.Generator, label: str = ""
+        self,
+        call: Call,
+        reference: Reference | None,
+        rng: np.random.Generator,
+        label: str = "",
+        declared: Declared = NOTHING_DECLARED,
     ):
         self.call: Call = call
         self.reference: Reference | None = reference
         self.rng: np.random.Generator = rng
         self.label: str = label
+        self._has_x64: bool = jnp.asarray(0.0).dtype == jnp.float64
+        self.rtol: float = declared.rtol
+        self.zeroed: list[int] = _named(call, declared.zero)
         self.xs: Arrays = call.xs
         self.zs: Arrays = call.zs
         self.notes: Notes = Notes()
@@ -144,7 +194,7 @@ class Subject:
         self.xs64: Arrays
         self.wide_twin, self.xs64 = self._widen()
         self.narrow: np.dtype | None = (
-            twins.narrowest_float(self.wide_twin) if self.is_wide else None
+            twins.narrowest_float(self.wide_twin) if self.is_wide and not call.why_eager else None
         )
         self.cts: cotangents.Cotangents = cotangents.make_cotangents(
             rng, self.outputs, self.output_names, self._limit()
@@ -179,6 +229,12 @@ class Subject:
         with jax.enable_x64(True) if self.is_wide else contextlib.nullcontext():
             yield
 
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """64-bit types as the caller has them, inside of `wide` too."""
+        with jax.enable_x64(self._has_x64):
+            yield
+
     # What is expected.
 
     @property
@@ -200,7 +256,10 @@ class Subject:
             cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
             for mode, pullback in _AUTODIFF.items():
                 with contextlib.suppress(Exception):
-                    jax.eval_shape(pullback(f), self.xs64, self.zs, cts)
+                    if self.call.why_eager:
+                        pullback(f)(self.xs64, self.zs, cts)
+                    else:
+                        jax.eval_shape(pullback(f), self.xs64, self.zs, cts)
                     return mode
         return "differences"
 
@@ -211,15 +270,33 @@ class Subject:
 
     def pullback_of(self, twin: Any) -> Pullback:
         """The pullback that the rule has to equal: the reference's, or this twin's."""
+        outputs = twin_function(twin)
         if self.reference is not None:
-            expected = self.reference.pullback(self.call)
-            outputs = twin_function(twin)
-            return lambda xs, zs, ct: (outputs(xs, zs), expected(xs, zs, ct)[1])
-        return _AUTODIFF[self.mode](twin_function(twin))
+            given = self.reference.pullback(self.call)
+            return lambda xs, zs, ct: (outputs(xs, zs), self._zeroed(given(xs, zs, ct)[1]))
+        derived = _AUTODIFF[self.mode](outputs)
+
+        def pullback(xs: Arrays, zs: Arrays, ct: Arrays) -> tuple[Arrays, Arrays]:
+            out, found = derived(xs, zs, ct)
+            return out, self._zeroed(found)
+
+        return pullback
+
+    def _zeroed(self, cts: Arrays) -> Arrays:
+        """Cotangents, zero for the arguments that are declared so."""
+        return tuple(
+            jnp.zeros_like(ct) if leaf in self.zeroed else ct for leaf, ct in enumerate(cts)
+        )
+
+    def rows(self, pullback: Pullback, strict: bool = False) -> derivatives.Rows:
+        """The pullback of a stack of cotangents, compiled where the function can be."""
+        if self.call.why_eager:
+            return derivatives.rows_one_by_one(pullback)
+        return derivatives.rows(pullback, strict)
 
     @functools.cached_property
-    def _expected_rows(self) -> Callable[..., tuple[Arrays, Arrays]]:
-        return derivatives.rows(self.pullback_of(self.wide_twin))
+    def _expected_rows(self) -> derivatives.Rows:
+        return self.rows(self.pullback_of(self.wide_twin))
 
     def expected_at(self, xs64: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Outputs, and the expected cotangents of every row, at these inputs."""
@@ -245,10 +322,12 @@ class Subject:
                 "smaller arguments"
             )
         cts = differences.contracted(f, self.zs, self.cts.arrays)
-        found = differences.slopes(cts, xs64, coordinates, self.eps)
+        found = differences.slopes(cts, xs64, coordinates, self.eps, self.call.compiled)
         rows = [np.zeros((len(self.cts.rows), x.size), np.asarray(x).dtype) for x in xs64]
         for i, (leaf, index, imaginary) in enumerate(coordinates):
             rows[leaf][:, index] += found.central[i] * (-1j if imaginary else 1)
+        for leaf in self.zeroed:
+            rows[leaf][:] = 0
         shaped = [row.reshape(len(row), *x.shape) for row, x in zip(rows, xs64, strict=True)]
         return derivatives.host(f(xs64, self.zs)), shaped
 
@@ -275,36 +354,141 @@ class Subject:
         """The relative tolerance of the wide computation."""
         if self.mode == "differences" and self.reference is None:
             return DIFFERENCES_TOLERANCE
-        if self.is_wide and self.narrow is None:
+        if self.is_wide and self.rounds_in is None:
             return FORMULA_TOLERANCE
-        dtypes = [self.narrow] if self.narrow is not None else [x.dtype for x in self.xs]
+        dtypes = [self.rounds_in] if self.rounds_in is not None else [x.dtype for x in self.xs]
         return ULPS * max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+
+    @property
+    def rounds_in(self) -> np.dtype | None:
+        """The dtype below float64 that the function, or else the rule, computes in; or None."""
+        if self.narrow is None and self.narrowing:
+            return np.dtype(np.float32)
+        return self.narrow
+
+    @functools.cached_property
+    def slack(self) -> tuple[list[float], list[float]]:
+        """How far rounding below float64 moves the outputs, and each cotangent.
+
+        Found by moving the inputs as far as the narrow dtype rounds them.
+        """
+        outputs, cts = self.expected
+        if self.rounds_in is None or self.mode == "differences":
+            return [0.0] * len(outputs), [0.0] * len(cts)
+        rows = self.cts.where("dense", "one-hot")
+        moved = [self.expected_at(xs) for xs in self.rounded_inputs(self.xs64)]
+        return (
+            [
+                OWN_ERROR_FACTOR * max(largest(m[0][i] - o) for m in moved)
+                for i, o in enumerate(outputs)
+            ],
+            [
+                OWN_ERROR_FACTOR * max(largest((m[1][i] - e)[rows]) for m in moved)
+                for i, e in enumerate(cts)
+            ],
+        )
+
+    def rounded_inputs(self, xs: Arrays) -> list[Arrays]:
+        """Inputs moved by a unit in the last place of the dtype that is computed in, at random."""
+        rng, eps = np.random.default_rng(0), float(jnp.finfo(self.rounds_in or np.float64).eps)
+        moved = [
+            [np.asarray(x) * (1 + eps * rng.choice([-1.0, 1.0], size=x.shape)) for x in xs]
+            for _ in range(2)
+        ]
+        with self.wide():
+            return [derivatives.widened(each) for each in moved]
+
+    @functools.cached_property
+    def narrowing(self) -> str:
+        """How the rule, not the function, computes in float32 at most; or "" if it does not.
+
+        Of arguments no wider than float32 such a rule is right for its users.
+        """
+        if not self.is_wide or self.narrow is not None or self.call.why_eager:
+            return ""
+        single = float(jnp.finfo(np.float32).eps)
+        widest = min(float(jnp.finfo(x.dtype).eps) for x in self.xs)
+        if widest < single:
+            return ""
+        try:
+            with self.wide():
+                pullback = derivatives.reverse(self.call.function())
+                cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
+                narrow = twins.narrowest_float(jax.make_jaxpr(pullback)(self.xs64, self.zs, cts))
+            if narrow is None or float(jnp.finfo(narrow).eps) > widest or self._is_exact:
+                return ""
+            return f"the rule computes in {narrow} where its arguments are float64"
+        except Exception as error:
+            with contextlib.suppress(Exception), self.working():
+                jax.eval_shape(derivatives.reverse(self.call.function()), *self._single())
+                return f"the rule refuses float64: {first_line(f'{type(error).__name__}: {error}')}"
+        return ""
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the rule's answers in float64 are the expected ones to float64's precision."""
+        with self.wide():
+            cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
+            found = self._answers(self.xs64, cts, "differentiating in float64")
+        pairs = [*zip(found.outputs, self.expected[0], strict=True)]
+        pairs += [
+            (g, e[found.rows]) for g, e in zip(found.cotangents, self.expected[1], strict=True)
+        ]
+        return all(largest(g - e) <= FORMULA_TOLERANCE * largest(e) for g, e in pairs)
+
+    def _single(self) -> tuple[Arrays, Arrays, Arrays]:
+        """Arguments and a cotangent of each output in float32, for a rule that narrows float64."""
+        xs = narrowed(self.xs64)
+        out = jax.eval_shape(self.call.function(self.undecorated), xs, self.zs)
+        return xs, self.zs, tuple(jnp.zeros(o.shape, o.dtype) for o in out)
 
     # What the rule answers.
 
-    @functools.cached_property
+    @property
     def rule_rows(self) -> RuleRows:
         """The rule's outputs and cotangents in the wide computation.
 
         Raises:
             Wrong: the rule raises an exception.
         """
-        return self.rule_rows_at(self.xs64)
+        return _given(self._rule_rows)
+
+    @functools.cached_property
+    def _rule_rows(self) -> RuleRows | Wrong:
+        return _kept(lambda: self.rule_rows_at(self.xs64))
 
     def rule_rows_at(self, xs64: Arrays) -> RuleRows:
         """The same at other inputs of the same types."""
+        if self.narrowing:
+            with self.working():
+                cts = derivatives.cast(self.cts.arrays, self._single()[2])
+                return self._answers(narrowed(xs64), cts, "differentiating in float32")
         with self.wide():
             cts = derivatives.cast(self.cts.arrays, self.wide_outputs)
             return self._answers(xs64, cts, "differentiating in float64")
 
-    @functools.cached_property
+    @property
     def working_rows(self) -> RuleRows:
         """The rule's outputs and cotangents for the two dense rows, in the working dtype.
 
         Raises:
             Wrong: the rule raises an exception.
         """
-        return self.answers_at(self.xs)
+        return _given(self._working_rows)
+
+    @functools.cached_property
+    def _working_rows(self) -> RuleRows | Wrong:
+        return _kept(lambda: self.answers_at(self.xs))
+
+    def believed(self, leaf: int) -> tuple[np.ndarray, str]:
+        """The two dense rows to compare a working answer with, and where they come from.
+
+        Of a cotangent that was found wrong it is the rule's own answer: what a later check finds
+        is then something else that is wrong.
+        """
+        if leaf in self.notes.distrusted:
+            return self.working_rows.cotangents[leaf][:2], "the rule itself, called plainly"
+        return self.expected[1][leaf][:2], self.source
 
     def answers_at(self, xs: Arrays) -> RuleRows:
         """The same at other inputs of the same types."""
@@ -312,8 +496,8 @@ class Subject:
         return self._answers(xs, cts, "differentiating the function")
 
     @functools.cached_property
-    def _compiled_rule(self) -> Callable[..., tuple[Arrays, Arrays]]:
-        return derivatives.rows(derivatives.reverse(self.call.function()), strict=True)
+    def _compiled_rule(self) -> derivatives.Rows:
+        return self.rows(derivatives.reverse(self.call.function()), strict=True)
 
     def _answers(self, xs: Arrays, cts: Arrays, doing: str) -> RuleRows:
         try:
@@ -342,7 +526,10 @@ class Subject:
             return tuple(leaf for leaf in leaves if is_inexact(leaf))
 
         try:
-            jax.eval_shape(lambda xs: jax.vjp(outputs, *xs)[0], self.xs)
+            if self.call.why_eager:
+                jax.vjp(outputs, *self.xs)
+            else:
+                jax.eval_shape(lambda xs: jax.vjp(outputs, *xs)[0], self.xs)
         except Exception:
             with rule_errors("differentiating the function, which runs fwd,"):
                 jax.vjp(outputs, *self.xs)
@@ -354,8 +541,8 @@ class Subject:
         return self.working_expected_at(self.xs)
 
     @functools.cached_property
-    def _compiled_working_twin(self) -> Callable[..., tuple[Arrays, Arrays]]:
-        return derivatives.rows(self.pullback_of(self.working_twin), strict=True)
+    def _compiled_working_twin(self) -> derivatives.Rows:
+        return self.rows(self.pullback_of(self.working_twin), strict=True)
 
     def working_expected_at(self, xs: Arrays) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The same at other inputs of the same types."""
@@ -373,7 +560,7 @@ class Subject:
     def ulp(self) -> float:
         """One unit in the last place of the narrowest dtype that the working twin computes in."""
         dtypes = [x.dtype for x in (*self.xs, *self.outputs)]
-        narrow = twins.narrowest_float(self.working_twin)
+        narrow = None if self.call.why_eager else twins.narrowest_float(self.working_twin)
         return max(float(jnp.finfo(d).eps) for d in (*dtypes, *([narrow] if narrow else [])))
 
     def excused(self, leaf: int) -> np.ndarray:
@@ -396,14 +583,27 @@ class Subject:
 
     @property
     def eps(self) -> float:
-        """The rounding error of one wide evaluation."""
+        """The rounding error of one wide evaluation of the function."""
         return float(jnp.finfo(self.narrow or np.float64).eps)
+
+    @functools.cached_property
+    def has_free_factors(self) -> bool:
+        """Whether the function decomposes a matrix into parts that phases or scales may turn."""
+        return not self.call.why_eager and twins.has_free_factors(self.wide_twin)
 
     def judge(self, cases: Sequence[Case]) -> list[Finding]:
         """Let finite differences decide on elements where rule and autodiff differ."""
         with self.wide():
-            f = self.differentiated
-            return adjudicate(f, self.xs64, self.zs, self.cts.arrays, cases, self.eps)
+            return adjudicate(
+                self.differentiated,
+                self.xs64,
+                self.zs,
+                self.cts.arrays,
+                cases,
+                self.eps,
+                free=self.has_free_factors,
+                compiled=self.call.compiled,
+            )
 
     # Remarks.
 
@@ -428,6 +628,35 @@ class Subject:
             second,
             sizes,
         )
+
+
+def _named(call: Call, names: Sequence[str]) -> list[int]:
+    """The differentiated leaves of these arguments, or with these names."""
+    dynamic = call.dynamic(call.parameters)
+    owners = [dynamic[call.owner[i]] for i in call.diff]
+    both = enumerate(zip(call.names, owners, strict=True))
+    return [leaf for leaf, named in both if set(named) & set(names)]
+
+
+def narrowed(xs: Arrays) -> Arrays:
+    """Arrays in float32 or complex64, outside of 64-bit types."""
+    return tuple(
+        jnp.asarray(np.asarray(x), np.complex64 if np.iscomplexobj(x) else np.float32) for x in xs
+    )
+
+
+def _kept(answer: Callable[[], RuleRows]) -> RuleRows | Wrong:
+    """The answer, or the exception: a cached property forgets what it raises."""
+    try:
+        return answer()
+    except Wrong as wrong:
+        return wrong
+
+
+def _given(kept: RuleRows | Wrong) -> RuleRows:
+    if isinstance(kept, Wrong):
+        raise Wrong(str(kept), leaves=[*kept.leaves], fatal=kept.fatal, cause=kept.cause)
+    return kept
 
 
 def first_line(text: str, limit: int = 300) -> str:

@@ -90,7 +90,7 @@ def explain_exception(error: BaseException, doing: str) -> str:
     name = type(error).__name__
     text = str(error).strip()
     lines = [f"{doing} raises {name}: {_shortened(text)}"]
-    frame = _users_frame(error)
+    frame = users_frame(error)
     if frame:
         lines.append(f"  raised at {frame}")
     trap = next((advice for key, advice in KNOWN if key in text or key in name), None)
@@ -103,7 +103,7 @@ def _shortened(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else text[:limit] + " ..."
 
 
-def _users_frame(error: BaseException) -> str:
+def users_frame(error: BaseException) -> str:
     """The innermost line of the traceback that is in neither JAX nor this package."""
     frames = [
         frame

@@ -32,6 +32,10 @@ BATCH = 256
 SMOOTH = 1e-5
 
 
+# How a function is compiled, given `compiler_options`; it may be left as it is.
+Compile = Callable[..., Callable[..., Any]]
+
+
 class Coordinate(NamedTuple):
     """One real direction: an element of an argument, its real or its imaginary part."""
 
@@ -70,7 +74,11 @@ class Slopes:
 
 
 def slopes(
-    f: Callable[[Arrays], Any], xs: Arrays, coordinates: Sequence[Coordinate], eps: float
+    f: Callable[[Arrays], Any],
+    xs: Arrays,
+    coordinates: Sequence[Coordinate],
+    eps: float,
+    compiled: Compile = jax.jit,
 ) -> Slopes:
     """Slopes of `f` along coordinates of its inputs.
 
@@ -79,11 +87,12 @@ def slopes(
         xs: the inputs.
         coordinates: the directions.
         eps: the relative rounding error of one evaluation.
+        compiled: how `f` is compiled, if it can be.
     """
     steps = np.array([_first_step(xs[c.leaf], c.index) for c in coordinates])
     ladder = steps[:, None] * RATIO ** -np.arange(LEVELS)
     offsets = np.concatenate([ladder, -ladder], axis=1)
-    values = _evaluate(f, xs, coordinates, offsets)
+    values = _evaluate(f, xs, coordinates, offsets, compiled)
     center = np.asarray(f(xs)).reshape(-1)
     up, down = values[:, :LEVELS], values[:, LEVELS:]
     h = ladder[:, :, None]
@@ -95,7 +104,10 @@ def slopes(
 
 
 def steepest(
-    f: Callable[[Arrays], Any], xs: Arrays, coordinates: Sequence[Coordinate]
+    f: Callable[[Arrays], Any],
+    xs: Arrays,
+    coordinates: Sequence[Coordinate],
+    compiled: Compile = jax.jit,
 ) -> np.ndarray:
     """How large the terms of a derivative are, of which it may be a small difference.
 
@@ -108,7 +120,7 @@ def steepest(
     """
     sizes = np.array([_first_step(xs[c.leaf], c.index) / FIRST_STEP for c in coordinates])
     h = 2 * sizes[:, None] * 2.0 ** -np.arange(2 * LEVELS)
-    values = _evaluate(f, xs, coordinates, np.concatenate([h, -h], axis=1))
+    values = _evaluate(f, xs, coordinates, np.concatenate([h, -h], axis=1), compiled)
     center = np.asarray(f(xs)).reshape(-1)
     up, down = np.split(values - center, 2, axis=1)
     steps, size = h[:, :, None], sizes[:, None]
@@ -135,6 +147,7 @@ def _evaluate(
     xs: Arrays,
     coordinates: Sequence[Coordinate],
     offsets: np.ndarray,
+    compiled: Compile = jax.jit,
 ) -> np.ndarray:
     """`f` with each coordinate moved by each offset: (coordinates, offsets, components)."""
     count, levels = offsets.shape
@@ -158,11 +171,15 @@ def _evaluate(
     batch = int(np.clip(BATCH_NUMBERS // width, 1, BATCH))
     padding = -len(moves) % batch
     padded = [np.pad(array, (0, padding)) for array in (leaf, index, moves)]
+
     # One after the other: mapped over both of its operands, a convolution takes minutes.
-    run = jax.jit(
-        lambda *moves: jax.lax.map(lambda move: moved(*move), moves),
-        compiler_options=compat.QUICK_COMPILE,
-    )
+    def mapped(*moves: Any) -> Any:
+        return jax.lax.map(lambda move: moved(*move), moves)
+
+    run = compiled(mapped, compiler_options=compat.QUICK_COMPILE)
+    if run is mapped:  # the function cannot be traced
+        found = [np.asarray(moved(*move)) for move in zip(leaf, index, moves, strict=True)]
+        return np.stack(found).reshape(count, levels, -1)
     found = [
         np.asarray(run(*(array[i : i + batch] for array in padded)))
         for i in range(0, len(padded[0]), batch)

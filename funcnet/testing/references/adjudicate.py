@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import jax
 import numpy as np
 
 from funcnet.testing.numerics import Arrays, differences
@@ -24,7 +25,7 @@ USELESS = 1e-2
 FINITE_DIFFERENCE_FACTOR = 10.0
 FINITE_DIFFERENCE_TOLERANCE = 1e-8
 
-Verdict = Literal["wrong", "kink", "outside", "twin", "undecided"]
+Verdict = Literal["wrong", "kink", "outside", "twin", "undecided", "three"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,18 @@ class Finding:
         case: the case.
         verdict: "wrong"; "kink" (between the one-sided slopes) or "outside" (of them); "twin" (the
             finite differences agree with the rule, not with autodiff); "undecided" (there is
-            nothing to compare with).
+            nothing to compare with); "three" (rule, autodiff and finite differences are three
+            answers, of a function that leaves a phase or a scale free).
         low: the smaller end of what is allowed, real parts.
         high: the larger one.
+        expected_agrees: whether finite differences agree with autodiff.
     """
 
     case: Case
     verdict: Verdict
     low: float
     high: float
+    expected_agrees: bool = False
 
 
 def choose(wrong: Sequence[np.ndarray], rng: np.random.Generator) -> set[tuple[int, int]]:
@@ -84,6 +88,8 @@ def adjudicate(
     cts: Sequence[np.ndarray],
     cases: Sequence[Case],
     eps: float,
+    free: bool = False,
+    compiled: differences.Compile = jax.jit,
 ) -> list[Finding]:
     """Judge cases by the slopes of `f`.
 
@@ -94,6 +100,8 @@ def adjudicate(
         cts: for each output the stack of all cotangents.
         cases: the elements in question.
         eps: the rounding error of the function's evaluation.
+        free: whether the function leaves a phase or a scale free.
+        compiled: how `f` is compiled, if it can be.
     """
     elements = sorted({(case.leaf, case.index) for case in cases})
     coordinates = [
@@ -108,9 +116,17 @@ def adjudicate(
     else:
         weights = np.eye(len(cts[0]))
         components = differences.contracted(f, zs, cts)
-    found = differences.slopes(components, xs, coordinates, eps)
+    found = differences.slopes(components, xs, coordinates, eps, compiled)
     position = {coordinate: i for i, coordinate in enumerate(coordinates)}
-    return [_judge(case, xs, found, weights[case.row], position) for case in cases]
+    findings = [_judge(case, xs, found, weights[case.row], position) for case in cases]
+    return [_absolved(finding) for finding in findings] if free else findings
+
+
+def _absolved(finding: Finding) -> Finding:
+    """Of a function with free factors: wrong only where autodiff agrees with the slopes."""
+    if finding.verdict != "wrong" or finding.expected_agrees:
+        return finding
+    return dataclasses.replace(finding, verdict="three")
 
 
 def _judge(
@@ -131,7 +147,9 @@ def _judge(
         row = position[coordinate]
         findings.append(_judge_real(case, np.real(got), np.real(expected), found, row, weights))
     worst: tuple[Verdict, ...] = ("wrong", "outside", "undecided", "twin", "kink")
-    return min(findings, key=lambda finding: worst.index(finding.verdict))
+    chosen = min(findings, key=lambda finding: worst.index(finding.verdict))
+    agrees = all(finding.expected_agrees for finding in findings)
+    return dataclasses.replace(chosen, expected_agrees=agrees)
 
 
 def _judge_real(
@@ -169,6 +187,5 @@ def _judge_real(
     tolerance = FINITE_DIFFERENCE_FACTOR * central_error + FINITE_DIFFERENCE_TOLERANCE * size
     agrees = abs(got - central) <= tolerance
     expected_agrees = abs(expected - central) <= tolerance
-    if agrees and not expected_agrees:
-        return Finding(case, "twin", central, central)
-    return Finding(case, "wrong", central, central)
+    verdict = "twin" if agrees and not expected_agrees else "wrong"
+    return Finding(case, verdict, central, central, expected_agrees)

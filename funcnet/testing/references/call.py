@@ -12,8 +12,11 @@ floating-point leaves of the output.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
+from funcnet._internal import compat
 from funcnet.testing.numerics import Arrays
 from funcnet.testing.references import twin as twins
+
+RULES = jax.custom_vjp, jax.custom_jvp
 
 
 def is_inexact(value: Any) -> bool:
@@ -49,6 +55,9 @@ class Call:
         names: the differentiated leaves' names, such as `params['weight']`.
         parameters: the arguments' names.
         owner: for each leaf, the position of its argument among those that are not static.
+        why_eager: why the function cannot be traced, or "": it is then run as Python runs it.
+        is_rule: which equations call a rule that is judged.
+        has_tangents: whether these are `custom_jvp`'s, which have a forward mode.
     """
 
     fn: Callable[..., Any]
@@ -61,6 +70,9 @@ class Call:
     names: tuple[str, ...]
     parameters: tuple[str, ...]
     owner: tuple[int, ...]
+    why_eager: str = ""
+    is_rule: twins.IsRule = twins.is_rule
+    has_tangents: bool = False
 
     @property
     def xs(self) -> Arrays:
@@ -94,11 +106,22 @@ class Call:
 
     def output_shapes(self, fn: Callable[..., Any]) -> Any:
         """The shapes and dtypes of `fn`'s output, as a pytree."""
+        if self.why_eager:
+            out = jax.tree.map(jnp.asarray, fn(*self.arguments(self.xs, self.zs)))
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), out)
         return jax.eval_shape(lambda xs, zs: fn(*self.arguments(xs, zs)), self.xs, self.zs)
 
     def undecorated(self) -> Callable[..., Any]:
         """The function without its own rule, where it is a rule itself; else `fn`."""
-        return self.fn.__wrapped__ if isinstance(self.fn, jax.custom_vjp) else self.fn
+        if not isinstance(self.fn, RULES):
+            return self.fn
+        return self.fn.__wrapped__
+
+    def compiled(
+        self, f: Callable[..., Any], compiler_options: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """`f` under jit, or as it is where the function cannot be traced."""
+        return f if self.why_eager else jax.jit(f, compiler_options=compiler_options)
 
     def describe(self) -> tuple[str, ...]:
         """One line for each differentiated leaf: its name, dtype and shape."""
@@ -132,8 +155,9 @@ def align(given: Any, like: Any) -> list[Any]:
     Raises:
         ValueError: the structures differ, be it that one leaf stands for several.
     """
-    if given is None:
-        return [None] * len(jax.tree.leaves(like))
+    count = len(jax.tree.leaves(like))
+    if given is None or (not count and jax.tree_util.all_leaves([given])):
+        return [None] * count  # JAX drops what is given for an argument without leaves
     children, level = jax.tree.flatten(like, is_leaf=lambda node: node is not like)
     if jax.tree_util.treedef_is_leaf(level):
         if not jax.tree_util.treedef_is_leaf(jax.tree.structure(given)):
@@ -155,11 +179,17 @@ def cotangent_tree(outputs: Any, ct: Sequence[Any]) -> Any:
 
 
 def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
-    """Sort out a function's arguments; see the module docstring."""
+    """Sort out a function's arguments; see the module docstring.
+
+    Raises:
+        ValueError: `fn` is a method's rule, and the object is missing among the arguments.
+    """
+    if isinstance(fn, (types.MethodType, functools.partial)) and _is_bound_rule(fn):
+        fn, args = _unbound(fn, args)
     given = len(args)
     args = _with_defaults(fn, args)
     static = tuple(i % len(args) for i in getattr(fn, "nondiff_argnums", ()) if args)
-    static = static if isinstance(fn, jax.custom_vjp) else ()
+    static = static if isinstance(fn, (*RULES, Composed)) else ()
     paths, treedef = jax.tree_util.tree_flatten_with_path(
         tuple(arg for i, arg in enumerate(args) if i not in static)
     )
@@ -177,16 +207,81 @@ def make_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Call:
     return Call(fn, args, static, treedef, leaves, diff, traced, names, tuple(parameters), owner)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composed:
+    """A function followed by a map of its outputs; arguments are sorted as the function's are.
+
+    Attributes:
+        fn: the function.
+        then: what is called with its outputs.
+    """
+
+    fn: Callable[..., Any]
+    then: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        """The map of the outputs."""
+        out = self.fn(*args)
+        return self.then(*out) if isinstance(out, tuple) else self.then(out)
+
+    @property
+    def nondiff_argnums(self) -> tuple[int, ...]:
+        """Those of the function, where it is a rule."""
+        return tuple(self.fn.nondiff_argnums) if isinstance(self.fn, RULES) else ()
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:  # `inspect.signature` follows it
+        return self.fn
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
+
+
+def _is_bound_rule(fn: Any) -> bool:
+    inner = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    plain = isinstance(fn, types.MethodType) or not fn.keywords
+    return isinstance(inner, RULES) and plain
+
+
+def _unbound(fn: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A rule and all of its arguments: its `nondiff_argnums` counts those that were bound."""
+    if isinstance(fn, functools.partial):
+        return fn.func, (*fn.args, *args)
+    return fn.__func__, (fn.__self__, *args)
+
+
 def _with_defaults(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments and the rule's own defaults for the others: JAX hands its `bwd` those too."""
-    if not isinstance(fn, jax.custom_vjp):
+    if not isinstance(fn, RULES):
         return args
     try:
         bound = inspect.signature(fn.__wrapped__).bind(*args)
-    except (TypeError, ValueError):  # calling it will tell what is wrong
+    except TypeError as error:  # calling it will tell what is wrong
+        if _lacks_self(fn, args):
+            name = fn.__wrapped__.__qualname__
+            raise ValueError(
+                f"{name} takes {inspect.signature(fn.__wrapped__)} and got {len(args)} "
+                f"argument{'s' if len(args) != 1 else ''}: JAX does not bind a decorated method to "
+                f"the object that it is read from. Hand that over too: check_vjp({name}, "
+                f"(the object, ...))"
+            ) from error
+        return args
+    except ValueError:
         return args
     bound.apply_defaults()
     return bound.args
+
+
+def _lacks_self(fn: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a method's rule got all of its arguments but the object."""
+    parameters = list(inspect.signature(fn.__wrapped__).parameters)
+    if parameters[:1] != ["self"]:
+        return False
+    with contextlib.suppress(TypeError):
+        inspect.signature(fn.__wrapped__).bind(None, *args)
+        return True
+    return False
 
 
 def _is_number(leaf: Any) -> bool:
@@ -197,7 +292,7 @@ def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
     """The parameters' names where the signature gives one to each argument, else args[i]."""
     fallback = [f"args[{i}]" for i in range(count)]
     try:
-        parameters = list(inspect.signature(fn).parameters.values())
+        parameters = list(inspect.signature(compat.described_by(fn)).parameters.values())
     except (TypeError, ValueError):
         return fallback
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -210,12 +305,36 @@ def trace(call: Call, fn: Callable[..., Any], xs: Arrays, zs: Arrays) -> Any:
     return jax.make_jaxpr(call.function(fn))(xs, zs)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EagerTwin:
+    """A function that cannot be traced, with every rule erased where it is called.
+
+    Attributes:
+        run: the flat function `f(xs, zs)`.
+        out_avals: the shapes and dtypes of what it returns.
+    """
+
+    run: Callable[[Arrays, Arrays], Arrays]
+    out_avals: tuple[Any, ...]
+
+
 def make_twin(call: Call, fn: Callable[..., Any], xs: Arrays, zs: Arrays) -> Any:
     """The closed jaxpr of the flat function with every rule erased, traced at these arguments."""
-    return twins.erase_rules(trace(call, fn, xs, zs))
+    if not call.why_eager:
+        return twins.erase_rules(trace(call, fn, xs, zs), call.is_rule)
+    plain = call.function(fn)
+
+    def run(xs: Arrays, zs: Arrays) -> Arrays:
+        with compat.rules_erased():
+            return plain(xs, zs)
+
+    avals = tuple(jax.ShapeDtypeStruct(out.shape, out.dtype) for out in run(xs, zs))
+    return EagerTwin(run, avals)
 
 
 def twin_function(closed: Any) -> Callable[[Arrays, Arrays], Arrays]:
-    """A twin's jaxpr as a flat function `f(xs, zs)`."""
+    """A twin as a flat function `f(xs, zs)`."""
+    if isinstance(closed, EagerTwin):
+        return closed.run
     run = twins.as_function(closed)
     return lambda xs, zs: tuple(run(*xs, *zs))

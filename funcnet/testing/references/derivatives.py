@@ -15,6 +15,8 @@ from funcnet.testing.numerics import Arrays
 Flat = Callable[[Arrays, Arrays], Arrays]
 # A pullback: (xs, zs, cotangent) -> (outputs, cotangents of xs).
 Pullback = Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
+# The same with stacks of cotangents.
+Rows = Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
 
 
 def reverse(f: Flat) -> Pullback:
@@ -53,7 +55,7 @@ def forward(f: Flat) -> Pullback:
     return pullback
 
 
-def rows(pullback: Pullback, strict: bool = False) -> Callable[..., tuple[Arrays, Arrays]]:
+def rows(pullback: Pullback, strict: bool = False) -> Rows:
     """The pullback of a stack of cotangents in one compiled program.
 
     `strict` keeps XLA from computing in more precision than the dtypes say.
@@ -67,7 +69,7 @@ def rows(pullback: Pullback, strict: bool = False) -> Callable[..., tuple[Arrays
     return jax.jit(run, compiler_options=options)
 
 
-def rows_one_by_one(pullback: Pullback) -> Callable[..., tuple[Arrays, Arrays]]:
+def rows_one_by_one(pullback: Pullback) -> Rows:
     """The same without jit and vmap, for rules that refuse them."""
 
     def run(xs: Arrays, zs: Arrays, cts: Arrays) -> tuple[Arrays, Arrays]:

@@ -43,14 +43,24 @@ class Reference:
         def run(xs: Arrays, zs: Arrays, ct: Arrays) -> tuple[Arrays, Arrays]:
             args = call.arguments(xs, zs)
             dynamic = call.dynamic(args)
-            given = tuple(self.fn(dynamic, cotangent_tree(self.outputs, ct)))
-            leaves = align(given, dynamic)
+            given = self.fn(dynamic, cotangent_tree(self.outputs, ct))
+            leaves = align(_for_each(given, dynamic, call), dynamic)
             found = [leaves[i] for i in call.diff]
             zeros = map(jnp.zeros_like, xs)
             filled = [z if g is None else jnp.asarray(g) for g, z in zip(found, zeros, strict=True)]
             return (), tuple(filled)
 
         return run
+
+
+def _for_each(given: Any, dynamic: tuple[Any, ...], call: Call) -> tuple[Any, ...]:
+    """One cotangent for each argument, None for those that have no derivative and got none."""
+    given = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    differentiated = sorted({call.owner[i] for i in call.diff})
+    if len(given) == len(dynamic) or len(given) != len(differentiated):
+        return given
+    filled = dict(zip(differentiated, given, strict=True))
+    return tuple(filled.get(i) for i in range(len(dynamic)))
 
 
 def make_reference(fn: Callable[..., Any], call: Call, outputs: Any) -> Reference:
@@ -69,9 +79,13 @@ def make_reference(fn: Callable[..., Any], call: Call, outputs: Any) -> Referenc
         return as_function
     if takes_cotangent:
         return as_pullback
+    dynamic = ", ".join(call.dynamic(call.parameters))
+    static = ", ".join(call.parameters[i] for i in call.static)
+    left_out = f", and not {static}, which stands at nondiff_argnums" if static else ""
     raise ValueError(
         "reference must be a function of the same arguments with outputs of the same shapes, or "
-        "a function (args, cotangent) -> tuple of cotangents, one for each argument. "
+        "a function (args, cotangent) -> tuple of cotangents, one for each argument; args is "
+        f"({dynamic},){left_out}. "
         f"As the first: {why_not_args}. As the second: {why_not_cotangent}."
     )
 

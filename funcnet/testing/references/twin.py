@@ -3,7 +3,8 @@
 A `jax.custom_vjp` is one equation of a jaxpr which holds the undecorated function. Replacing the
 equation by what it holds, wherever it stands (in jit, scan, while, cond, checkpoint), leaves a
 function with the same values whose derivative is JAX's own. That derivative is what a rule has to
-equal. `custom_jvp` functions are kept: `jax.nn.relu` is one, and its convention at 0 is JAX's.
+equal. `custom_jvp` functions are kept, but where they are what is judged: `jax.nn.relu` is one, and
+its convention at 0 is JAX's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from funcnet.errors import DtypeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+IsRule = Callable[[Any], bool]
 
 # Equations that move or widen numbers without rounding them.
 _EXACT = {
@@ -29,6 +31,18 @@ _EXACT = {
     *("slice", "dynamic_slice", "gather", "concatenate", "pad", "select_n"),
     *("stop_gradient", "neg", "abs", "max", "min"),
 }
+
+
+# Decompositions whose parts are determined but for a phase, a sign or a scale.
+_FREE = {"svd", "eigh", "eig", "qr", "geqrf", "householder_product", "schur", "hessenberg"}
+
+
+def has_free_factors(jaxpr: Any) -> bool:
+    """Whether a jaxpr decomposes a matrix into parts that a phase or a scale may turn."""
+    return any(
+        equation.primitive.name in _FREE or any(map(has_free_factors, sub_jaxprs(equation.params)))
+        for equation in compat.open_jaxpr(jaxpr).eqns
+    )
 
 
 def sub_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
@@ -39,26 +53,32 @@ def sub_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-def holds_rule(jaxpr: Any) -> bool:
-    """Whether a `jax.custom_vjp` is called anywhere in a jaxpr."""
+def is_rule(equation: Any) -> bool:
+    """Whether an equation calls a `jax.custom_vjp`."""
+    return equation.primitive.name in compat.RULE_PRIMITIVES
+
+
+def holds_rule(jaxpr: Any, is_rule: IsRule = is_rule) -> bool:
+    """Whether a rule is called anywhere in a jaxpr."""
     return any(
-        equation.primitive.name in compat.RULE_PRIMITIVES
-        or any(holds_rule(inner) for inner in sub_jaxprs(equation.params))
+        is_rule(equation)
+        or any(holds_rule(inner, is_rule) for inner in sub_jaxprs(equation.params))
         for equation in compat.open_jaxpr(jaxpr).eqns
     )
 
 
-def erase_rules(jaxpr: Any) -> Any:
+def erase_rules(jaxpr: Any, is_rule: IsRule = is_rule) -> Any:
     """A jaxpr, open or closed, with every call of a rule replaced by the function it rules."""
     inner = compat.open_jaxpr(jaxpr)
     names: dict[Any, Any] = {}
     equations = []
     for equation in inner.eqns:
         equation = equation.replace(invars=[_renamed(names, atom) for atom in equation.invars])
-        if equation.primitive.name in compat.RULE_PRIMITIVES:
-            equations += _inlined(equation, names)
+        if is_rule(equation):
+            equations += _inlined(equation, names, is_rule)
         else:
-            equations.append(equation.replace(params=_erased_params(equation.params)))
+            params = _erased_params(equation.params, is_rule)
+            equations.append(equation.replace(params=params))
     outvars = [_renamed(names, atom) for atom in inner.outvars]
     return compat.with_open_jaxpr(jaxpr, inner.replace(eqns=equations, outvars=outvars))
 
@@ -67,10 +87,10 @@ def _renamed(names: dict[Any, Any], atom: Any) -> Any:
     return atom if compat.is_literal(atom) else names.get(atom, atom)
 
 
-def _erased_params(params: dict[str, Any]) -> dict[str, Any]:
+def _erased_params(params: dict[str, Any], is_rule: IsRule) -> dict[str, Any]:
     def erased(value: Any) -> Any:
         if compat.is_jaxpr(value):
-            return erase_rules(value) if holds_rule(value) else value
+            return erase_rules(value, is_rule) if holds_rule(value, is_rule) else value
         if isinstance(value, (tuple, list)) and any(compat.is_jaxpr(item) for item in value):
             return type(value)(erased(item) for item in value)
         return value
@@ -78,9 +98,9 @@ def _erased_params(params: dict[str, Any]) -> dict[str, Any]:
     return {key: erased(value) for key, value in params.items()}
 
 
-def _inlined(equation: Any, names: dict[Any, Any]) -> list[Any]:
+def _inlined(equation: Any, names: dict[Any, Any], is_rule: IsRule) -> list[Any]:
     """The equations of a ruled function, with its results named as the call's were."""
-    closed = erase_rules(equation.params["call_jaxpr"])
+    closed = erase_rules(equation.params["call_jaxpr"], is_rule)
     body = compat.open_jaxpr(closed)
     local = dict(zip(body.invars, equation.invars, strict=True))
     for variable, value in zip(body.constvars, closed.consts, strict=True):
@@ -144,21 +164,27 @@ def without_rules(f: Callable[P, R]) -> Callable[P, R]:
     return erased
 
 
+def alone(jaxpr: Any, equation: Any) -> Any:
+    """A closed jaxpr of one of a jaxpr's equations; its inputs are the variables, each once."""
+    variables = [atom for atom in equation.invars if not compat.is_literal(atom)]
+    results = [compat.fresh_variable(variable) for variable in equation.outvars]
+    return compat.closed_jaxpr(
+        jaxpr.replace(
+            constvars=[],
+            invars=list(dict.fromkeys(variables)),
+            outvars=results,
+            eqns=[equation.replace(outvars=results)],
+        )
+    )
+
+
 def rule_calls(closed: Any) -> Iterator[tuple[str, Any]]:
     """Every call of a rule in a jaxpr, as (name, a closed jaxpr of that call alone)."""
     jaxpr = compat.open_jaxpr(closed)
     for equation in jaxpr.eqns:
         if equation.primitive.name in compat.RULE_PRIMITIVES:
-            variables = [atom for atom in equation.invars if not compat.is_literal(atom)]
-            results = [compat.fresh_variable(variable) for variable in equation.outvars]
-            alone = jaxpr.replace(
-                constvars=[],
-                invars=list(dict.fromkeys(variables)),
-                outvars=results,
-                eqns=[equation.replace(outvars=results)],
-            )
             name = compat.open_jaxpr(equation.params["call_jaxpr"]).debug_info.func_name
-            yield name, compat.closed_jaxpr(alone)
+            yield name, alone(jaxpr, equation)
         else:
             for inner in sub_jaxprs(equation.params):
                 yield from rule_calls(inner)
