@@ -99,7 +99,7 @@ VALUE_CHECKS = (
     *("finite_differences", "kinks", "accuracy"),
 )
 # Checks that say nothing while one of these fails.
-DEPENDS = {
+DEPENDS: dict[str, tuple[str, ...]] = {
     "finite_differences": ("formula",),
     "kinks": ("formula",),
     "forward_mode": ("formula",),
@@ -122,8 +122,8 @@ class Trial:
     """
 
     def __init__(self, subjects: Sequence[Subject], options: Options):
-        self.subjects = subjects
-        self.options = options
+        self.subjects: Sequence[Subject] = subjects
+        self.options: Options = options
         self.failed: set[str] = set()
         self.fatal: str = ""
         self.causes: dict[str, str] = {}
