@@ -152,6 +152,7 @@ def page(bench: Bench, figure: str) -> str:
         _networks(bench.get("networks", [])),
         _cold(bench.get("cold")),
         _memory(bench.get("memory")),
+        _checker(bench.get("checker", [])),
         _left_out(bench),
     ]
     return "\n".join(section for section in sections if section)
@@ -394,6 +395,28 @@ def _memory(memory: Mapping[str, Any] | None) -> str:
     return (
         "## Peak memory of a process that trains M for an epoch\n\n"
         f"{table(['', 'MiB', 'relative to funcnet'], rows)}"
+    )
+
+
+def _checker(rules: Sequence[Mapping[str, Any]]) -> str:
+    if not rules:
+        return ""
+    ways = {"full": "check_vjp", "fast": "fast=True", "check_grads": "check_grads"}
+    summary = []
+    for way, title in ways.items():
+        times = sorted(rule[way] for rule in rules)
+        tenth = times[-max(1, len(times) // 10) :]
+        summary.append(
+            [title, *(f"{t:.2f}" for t in (statistics.median(times), tenth[0], times[-1]))]
+        )
+    slowest = sorted(rules, key=lambda rule: -rule["full"])
+    rows = [[rule["title"], *(f"{rule[way]:.2f}" for way in ways)] for rule in slowest]
+    return (
+        "## How long a rule takes to check\n\n"
+        f"Processor seconds, of {len(rules)} rules: those of the kill table, special functions, and "
+        "layers;\n`check_grads` is JAX's, order 2, reverse mode. Most of it is compiling.\n\n"
+        f"{table(['', 'median', 'slowest tenth, from', 'slowest'], summary)}\n"
+        f"{table(['rule', *ways.values()], rows)}"
     )
 
 

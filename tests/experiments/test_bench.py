@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="needs the extra plots")
 import funcnet as fn
 from experiments import bench
 from experiments.__main__ import main as command_line
-from experiments.bench import backward, measure, peers, report, startup, training
+from experiments.bench import backward, checker, measure, peers, report, startup, training
 from experiments.bench.measure import DifferentError
 from experiments.bench.peers import PEERS
 from experiments.bench.peers.plain_jax import make as make_loop
@@ -417,6 +417,14 @@ def test_processes_of_their_own():
     memory = startup.peak_memory(["optax"], 1, tiny=True)
     assert list(memory) == ["nothing", "funcnet", "optax"]
     assert memory["optax"]["bytes"][0] > memory["nothing"]["bytes"][0] > 2**20
+
+
+@pytest.mark.slow
+def test_how_long_a_rule_takes_to_check():
+    found = checker.measure(tiny=True)
+    assert [{*rule} for rule in found] == [{"title", "full", "fast", "check_grads"}] * 2
+    page = report.page({**BENCH, "checker": found}, "benchmark.png")
+    assert f"| {found[0]['title']} |" in page
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
