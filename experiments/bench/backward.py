@@ -12,6 +12,7 @@ What is timed is a loop inside one program, as in training, where no call from P
 - Narrow arrays lie features by rows, as the linear layers around them have them (ops/linear.py).
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -124,7 +125,31 @@ def _beyond_the_paper(square: str, x: jax.Array, draw: Callable[..., jax.Array])
     labels = jnp.arange(len(x)) % x.shape[1]
     yield Case(f"nll_loss {square}", ops.nll_loss, (log_p,), (labels,))
     yield Case(f"embedding {square}", lambda w, i: ops.embedding(i, w), (x,), (labels,))
+    yield from _of_sequences(len(x), draw)
     yield from _of_images(draw(len(x), 14, 14, 16), (draw(32, 16, 3, 3) / 12, draw(32)))
+
+
+def _of_sequences(rows: int, draw: Callable[..., jax.Array]) -> Iterator[Case]:
+    """A batch of rows of T steps: heads that attend to one another, and recurrent layers."""
+    ops, heads = fn.ops, draw(rows, 4, 32, 16)
+    sizes = str(heads.shape)
+    qkv = heads, heads[::-1], heads[:, ::-1]
+    yield Case(f"scaled_dot_product_attention {sizes}, causal", _causal_attention, qkv)
+    yield Case(f"rotary_embedding {sizes}", ops.rotary_embedding, qkv[:1], (jnp.arange(32),))
+    x = draw(rows, 32, 64)
+    for name, gates in (("rnn", 1), ("lstm", 4), ("gru", 3)):
+        carry = [jnp.zeros((rows, 64))] * (2 if name == "lstm" else 1)
+        weights = [draw(gates * 64, 64) / 8, draw(64 * gates, 64)[::-1] / 8, *draw(2, gates * 64)]
+        op = functools.partial(_outputs_of, getattr(ops, name))
+        yield Case(f"{name} {x.shape} to 64", op, (x, *carry, *weights))
+
+
+def _outputs_of(recurrent: Callable[..., Any], *arguments: jax.Array) -> jax.Array:
+    return recurrent(*arguments)[0]
+
+
+def _causal_attention(q, k, v):
+    return fn.ops.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def _of_images(images: jax.Array, kernel: tuple[jax.Array, jax.Array]) -> Iterator[Case]:

@@ -413,7 +413,7 @@ def _checker(rules: Sequence[Mapping[str, Any]]) -> str:
     rows = [[rule["title"], *(f"{rule[way]:.2f}" for way in ways)] for rule in slowest]
     return (
         "## How long a rule takes to check\n\n"
-        f"Processor seconds, of {len(rules)} rules: those of the kill table, special functions, and "
+        f"Processor seconds, of {len(rules)} rules: the kill table, special functions and "
         "layers;\n`check_grads` is JAX's, order 2, reverse mode. Most of it is compiling.\n\n"
         f"{table(['', 'median', 'slowest tenth, from', 'slowest'], summary)}\n"
         f"{table(['rule', *ways.values()], rows)}"
