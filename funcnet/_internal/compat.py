@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -150,3 +151,41 @@ def rules_erased() -> Iterator[list[Any]]:
     finally:
         for kind, call in zip(kinds, kept, strict=True):
             kind.__call__ = call
+
+
+@contextlib.contextmanager
+def rules_watched(saw: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Call `saw(rule, args, kwargs)` before each call of a `custom_vjp` and a `custom_jvp`."""
+    kinds: tuple[Any, Any] = jax.custom_vjp, jax.custom_jvp
+    kept = [kind.__call__ for kind in kinds]
+
+    def watched(call: Any) -> Any:
+        @functools.wraps(call)
+        def seen(rule: Any, *args: Any, **kwargs: Any) -> Any:
+            saw(rule, args, kwargs)
+            return call(rule, *args, **kwargs)
+
+        return seen
+
+    try:
+        for kind, call in zip(kinds, kept, strict=True):
+            kind.__call__ = watched(call)
+        yield
+    finally:
+        for kind, call in zip(kinds, kept, strict=True):
+            kind.__call__ = call
+
+
+def concrete(value: Any) -> Any:
+    """An array's value, of a tracer too if it has one: the primal's, or one of a mapped stack's."""
+    while isinstance(value, _core.Tracer):
+        if hasattr(value, "primal"):
+            value = value.primal
+        elif hasattr(value, "batch_dim"):
+            stack, axis = concrete(value.val), value.batch_dim
+            if stack is None or not isinstance(axis, (int, type(None))):
+                return None
+            value = stack if axis is None else stack.take(0, axis)
+        else:
+            return None
+    return value

@@ -39,6 +39,7 @@ def check_vjp(
     stress: Sequence[float] = (1e2, 1e4),
     seed: int = 0,
     fast: bool = False,
+    seconds: float | None = None,
     sharding: bool = False,
     rtol: float = 0.0,
     zero: Sequence[str] = (),
@@ -69,6 +70,8 @@ def check_vjp(
             where the truth and autodiff do.
         seed: of the random cotangents and samples.
         fast: only the first five checks, and accuracy.
+        seconds: no check begins when so many have passed; the report says which were left out. One
+            that has begun goes on to its end.
         sharding: whether failures on several devices are failures, not warnings.
         rtol: declares that the rule is the exact slope of what the function approximates, such as a
             series cut off: how far, relatively, the two may be apart.
@@ -87,12 +90,12 @@ def check_vjp(
         TypeError: an argument has the wrong type.
     """
     _check_options(fn, args, reference, order, points, stress, seed)
-    _check_declarations(rtol, zero, invariant)
+    _check_declarations(rtol, zero, invariant, seconds)
     with _calm():
         declared = Declared(float(rtol), tuple(zero))
         options = Options(
             *(reference, order, tuple(stress), int(seed), fast, sharding),
-            *(declared, invariant is not None),
+            *(declared, invariant is not None, seconds),
         )
         fn = fn if invariant is None else Composed(fn, invariant)
         return _run(fn, args, points, options)
@@ -123,7 +126,9 @@ def _check_options(
         raise ValueError(f"seed must not be negative, got {seed}")
 
 
-def _check_declarations(rtol: Any, zero: Any, invariant: Any) -> None:
+def _check_declarations(rtol: Any, zero: Any, invariant: Any, seconds: Any) -> None:
+    if seconds is not None and not _is_factor(seconds):
+        raise ValueError(f"seconds must be a positive number or None, got {seconds!r}")
     if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1:
         raise ValueError(f"rtol must be a number from 0 to below 1, got {rtol!r}")
     names = isinstance(zero, (tuple, list)) and all(isinstance(name, str) for name in zero)

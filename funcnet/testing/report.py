@@ -10,7 +10,7 @@ from funcnet._internal import notebook
 Status = Literal["passed", "failed", "warned", "skipped"]
 NOT_REACHED = "not reached"
 # Failures of these are the mildest: right values, in first order and on one device.
-_MILD = ("second_order", "auto_mesh", "explicit_mesh", "shard_map")
+MILD = ("second_order", "auto_mesh", "explicit_mesh", "shard_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Report:
     def failures(self) -> tuple[Check, ...]:
         """The checks that failed, the worst first."""
         failed = [check for check in self.checks if check.status == "failed"]
-        return tuple(sorted(failed, key=lambda check: check.name in _MILD))
+        return tuple(sorted(failed, key=lambda check: check.name in MILD))
 
     @property
     def warnings(self) -> tuple[str, ...]:

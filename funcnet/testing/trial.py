@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class Options:
     sharding: bool
     declared: Declared
     invariant: bool
+    seconds: float | None
 
 
 Judge = Callable[[Subject, Options], None]
@@ -127,6 +129,7 @@ class Trial:
         self.failed: set[str] = set()
         self.fatal: str = ""
         self.causes: dict[str, str] = {}
+        self._began: float = time.monotonic()
 
     def run(self) -> tuple[Check, ...]:
         """The rows of the report."""
@@ -147,6 +150,8 @@ class Trial:
                 return Check(name, "skipped", ("the function cannot be traced",))
             text = "the function does not run under jit; all was judged outside of it: "
             return Check(name, "warned", (text + subject.call.why_eager,))
+        if options.seconds is not None and time.monotonic() - self._began > options.seconds:
+            return Check(name, "skipped", ("no time left",))
         row, wrongs = self._judged(name)
         if wrongs:
             self.failed.add(name)
