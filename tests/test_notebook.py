@@ -42,9 +42,9 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def shown(value):
+def shown(value, most=4000):
     text = value._repr_html_()
-    assert len(text) < 4000
+    assert len(text) < most
     assert "<script" not in text
     return Reader(text).rows, text
 
@@ -109,11 +109,31 @@ def test_a_report_of_a_wrong_rule():
     with pytest.raises(fn.testing.RuleError) as caught:
         fn.testing.check_vjp(wrong, (X,), fast=True)
     report = caught.value.report
-    _, text = shown(report)
+    _, text = shown(report, 8000)
     assert "FAILED at &#x27;formula&#x27;" in text
     assert "&lt;lambda&gt;" in text
     assert "<pre>formula failed:" in text
     assert repr(report).startswith("Report(<lambda> FAILED at 'formula', ")
+
+
+def test_a_page_marks_the_wrong_elements():
+    wrong = jax.custom_vjp(lambda x, y: 3 * x * y)
+    wrong.defvjp(
+        lambda x, y: (3 * x * y, (x, y)),
+        lambda r, g: ((3 * g * r[1]).at[1, 0].multiply(2), 3 * g * r[0]),
+    )
+    x = jnp.asarray([[0.5, -1.25], [2.0, 0.75], [1.5, -0.5]])
+    with pytest.raises(fn.testing.RuleError) as caught:
+        fn.testing.check_vjp(wrong, (x, x + 1), fast=True)
+    page = caught.value.report.to_html()
+    assert page.startswith("<!doctype html>")
+    assert "x, for a dense random cotangent: 1 of 6 elements are wrong" in page
+    rows = [row for row in Reader(page).rows if len(row) == 2 and "." in row[0]]
+    assert len(rows) == 3
+    assert page.count("<td class='wrong'>") == 1
+    (picture,) = caught.value.report.pictures
+    got, expected = picture.got[1, 0], picture.expected[1, 0]
+    assert f"<td class='wrong'>{got:.4g}<br/><small>{expected:.4g}</small>" in page
 
 
 def test_a_summary(capsys):

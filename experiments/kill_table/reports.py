@@ -43,7 +43,7 @@ def main(config: Config) -> None:
 
 def _sample(rule: Rule) -> str:
     report = report_on(rule)
-    return f"### {rule.name.capitalize()}\n\n{rule.lesson}\n\n```text\n{_shortened(report)}\n```"
+    return f"### {rule.name.capitalize()}\n\n{rule.lesson}\n\n```text\n{report}\n```"
 
 
 def report_on(rule: Rule) -> Report:
@@ -52,9 +52,3 @@ def report_on(rule: Rule) -> Report:
         return check_vjp(rule.fn, make_args(rule), **rule.options)
     except RuleError as error:
         return error.report
-
-
-def _shortened(report: Report) -> str:
-    """The report without the rows of checks that were not reached."""
-    lines = str(report).splitlines()
-    return "\n".join(line for line in lines if not line.endswith("(not reached)"))

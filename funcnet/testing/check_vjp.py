@@ -89,6 +89,7 @@ def check_vjp(
             option is out of range; `reference` does not fit; or the call stands inside jit.
         TypeError: an argument has the wrong type.
     """
+    __tracebackhide__ = True
     _check_options(fn, args, reference, order, points, stress, seed)
     _check_declarations(rtol, zero, invariant, seconds)
     with _calm():
@@ -162,11 +163,17 @@ def _run(
     points: Sequence[tuple[Any, ...]],
     options: Options,
 ) -> Report:
+    __tracebackhide__ = True  # pytest shows the caller's line
     subjects = [_subject(fn, values, options, label) for label, values in _labelled(args, points)]
-    rows = Trial(subjects, options).run()
-    first = subjects[0]
-    lines = coverage(first)
-    report = Report(_name(fn), first.call.describe(), rows, _declarations(options), lines)
+    trial, first = Trial(subjects, options), subjects[0]
+    report = Report(
+        _name(fn),
+        first.call.describe(),
+        trial.run(),
+        _declarations(options),
+        coverage(first),
+        tuple(trial.pictures),
+    )
     if not report.passed:
         raise RuleError(report)
     return report

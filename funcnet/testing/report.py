@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from funcnet._internal import notebook
+from funcnet.testing.pictures import Picture, fragment, page
 
 Status = Literal["passed", "failed", "warned", "skipped"]
 NOT_REACHED = "not reached"
@@ -42,6 +42,7 @@ class Report:
         checks: the checks in the order in which they ran.
         declared: what the caller declared, such as `rtol=1e-05`.
         coverage: one line for each argument: how its cotangent did.
+        pictures: the wrong cotangents beside the right ones.
     """
 
     function: str
@@ -49,6 +50,7 @@ class Report:
     checks: tuple[Check, ...]
     declared: tuple[str, ...] = ()
     coverage: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def passed(self) -> bool:
@@ -99,9 +101,23 @@ class Report:
         return f"Report({self._verdict}, {len(self.checks)} checks)"
 
     def _repr_html_(self) -> str:
-        rows = [(c.name, f"{c.status}{_remark(c)}") for c in self.checks]
-        note = "\n\n".join("\n".join([f"{c.name} {c.status}:", *c.messages]) for c in self._told)
-        return notebook.table(f"check_vjp: {self._verdict}", ("check", "status"), rows, note)
+        rows = ((c.name, c.status, _remark(c)) for c in self._rows)
+        told = ((f"{c.name} {c.status}:", "\n".join(c.messages)) for c in self._told)
+        lines = (*self.arguments, *(f"declared {d}" for d in self.declared), *self.coverage)
+        return fragment(f"check_vjp: {self._verdict}", lines, rows, told, self.pictures)
+
+    def to_html(self) -> str:
+        """The report as a page that stands alone, for a browser.
+
+        Of arguments with up to 400 elements it shows the rule's answer beside the right one, the
+        wrong elements marked. A notebook shows the same.
+        """
+        return page(f"check_vjp: {self._verdict}", self._repr_html_())
+
+    @property
+    def _rows(self) -> tuple[Check, ...]:
+        """The checks that were come to."""
+        return tuple(c for c in self.checks if c.messages != (NOT_REACHED,))
 
     def __str__(self) -> str:
         lines = [f"check_vjp: {self._verdict}"]
@@ -109,8 +125,8 @@ class Report:
         lines += [f"  declared {declared}" for declared in self.declared]
         lines += [f"  coverage {line}" for line in self.coverage]
         lines += [""]
-        width = max(len(check.name) for check in self.checks)
-        for check in self.checks:
+        width = max(len(check.name) for check in self._rows)
+        for check in self._rows:
             lines.append(f"  {check.name:<{width}}  {check.status}{_remark(check)}".rstrip())
         for check in self._told:
             lines += ["", f"{check.name} {check.status}:"]
@@ -127,7 +143,7 @@ class RuleError(AssertionError):
 
     def __init__(self, report: Report):
         super().__init__(str(report))
-        self.report = report
+        self.report: Report = report
 
     def __reduce__(self) -> tuple[type[RuleError], tuple[Report]]:
         # Exceptions are rebuilt from their args; pytest-xdist sends them between processes.

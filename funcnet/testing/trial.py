@@ -24,6 +24,7 @@ from funcnet.testing.checks import (
     transforms,
 )
 from funcnet.testing.checks.subject import Declared, Skipped, Subject, Wrong
+from funcnet.testing.pictures import Picture
 from funcnet.testing.report import Check
 
 
@@ -129,6 +130,7 @@ class Trial:
         self.failed: set[str] = set()
         self.fatal: str = ""
         self.causes: dict[str, str] = {}
+        self.pictures: list[Picture] = []
         self._began: float = time.monotonic()
 
     def run(self) -> tuple[Check, ...]:
@@ -196,6 +198,9 @@ class Trial:
     def _remember(self, name: str, subject: Subject, wrong: Wrong) -> None:
         if wrong.fatal:
             self.fatal = name
+        self.pictures += [
+            Picture(m.name, m.row, m.got, m.expected, m.wrong) for m in wrong.mismatches
+        ]
         if wrong.cause:
             self.causes[wrong.cause] = name
         if name in ("formula", "linearity", "accuracy"):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.testing.checks import explain
+from funcnet.testing.checks.explain import describe
+from funcnet.testing.checks.guesses import NO_CLUES
 from funcnet.testing.checks.subject import Subject, Wrong
 from funcnet.testing.numerics import Arrays, differences
 from funcnet.testing.numerics.compare import (
@@ -63,6 +64,7 @@ def check_working(
 ) -> None:
     """Compare cotangents in the working dtype, of all arguments or some, with the truth."""
     texts: dict[int, str] = {}
+    found: list[Mismatch] = []
     for leaf, g in zip(range(len(got)) if leaves is None else leaves, got, strict=True):
         if leaf in subject.notes.unsteady:
             continue
@@ -79,14 +81,15 @@ def check_working(
             label = subject.cts.rows[row].label + how
             name = subject.call.names[leaf]
             mismatch = Mismatch(name, leaf, label, g, expected, wrong, source, dtype)
+            found.append(mismatch)
             own = largest(subject.working_expected[1][leaf][row] - subject.expected[1][leaf][row])
-            text = explain.describe(mismatch, subject.clues(row, None))
+            text = describe(mismatch, subject.clues(row, None))
             texts[leaf] = (
                 f"{text}\n  the error is {largest(g - expected):.3g}, JAX's own in {dtype} is "
                 f"{own:.3g}; {tolerance:.3g} is allowed"
             )
     if texts:
-        raise Wrong("\n\n".join(texts.values()), leaves=[*texts])
+        raise Wrong("\n\n".join(texts.values()), leaves=[*texts], mismatches=found)
 
 
 def _of_large_terms(
@@ -157,8 +160,9 @@ def _check_stress(subject: Subject, factor: float) -> None:
             dtype = str(subject.xs[leaf].dtype)
             mismatch = Mismatch(name, leaf, label, got, expected, wrong, subject.source, dtype)
             clues = subject.clues(0, None)
-            text = explain.describe(mismatch, clues if infinite.any() else explain.NO_CLUES)
-            raise Wrong(text + ("" if infinite.any() else _LOST), leaves=[leaf])
+            text = describe(mismatch, clues if infinite.any() else NO_CLUES)
+            text += "" if infinite.any() else _LOST
+            raise Wrong(text, leaves=[leaf], mismatches=[mismatch])
 
 
 def _moves_by_rounding(subject: Subject, xs: Arrays, wide: Arrays) -> bool:

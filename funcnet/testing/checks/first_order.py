@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.checks import explain
+from funcnet.testing.checks.explain import describe
+from funcnet.testing.checks.guesses import number, of_shape
 from funcnet.testing.checks.subject import Subject, Wrong, rule_errors
 from funcnet.testing.numerics.compare import (
     OWN_ERROR_FACTOR,
@@ -37,10 +39,10 @@ def constants(subject: Subject) -> None:
         elif not np.isfinite(x).all():
             warn(f"{name} is not finite everywhere: what depends on it there cannot be judged")
         elif x.size == 1 and x.flat[0] in (0.0, 1.0, -1.0):
-            warn(f"{name} is {explain.number(x.flat[0])}: a missing factor {name} would not show")
+            warn(f"{name} is {number(x.flat[0])}: a missing factor {name} would not show")
         elif x.size > 1 and np.unique(x).size == 1:
             warn(
-                f"every element of {name} is {explain.number(x.flat[0])}: a missing factor or a "
+                f"every element of {name} is {number(x.flat[0])}: a missing factor or a "
                 "wrong axis may not show; random values are better"
             )
 
@@ -127,13 +129,14 @@ def _check_output(
         f"fwd's {name} differs from the function's{precision} in {int(wrong.sum())} of "
         f"{wrong.size} elements\n"
         f"  first at {name}{where}\n"
-        f"    fwd's value  {explain.number(got[index])}\n"
-        f"    expected     {explain.number(want[index])}   from the undecorated function"
+        f"    fwd's value  {number(got[index])}\n"
+        f"    expected     {number(want[index])}   from the undecorated function"
     )
 
 
 def cotangents(subject: Subject) -> None:
     """3. One cotangent for each argument leaf, of its shape and dtype."""
+    _audit_raw_bwd(subject)
     found = subject.working_rows
     for name, x, ct, dtype in zip(
         subject.call.names, subject.xs, found.cotangents, found.dtypes, strict=True
@@ -142,7 +145,6 @@ def cotangents(subject: Subject) -> None:
         if got.shape != x.shape or got.dtype != x.dtype:
             fatal = got.shape != x.shape
             raise Wrong(_type_text(f"the cotangent of {name}", got, x), fatal=fatal)
-    _audit_raw_bwd(subject)
     _audit_inner_rules(subject)
 
 
@@ -194,6 +196,7 @@ def _audit_raw_bwd(subject: Subject) -> None:
                 f"argument {jax.tree.structure(arg)}. JAX copies a single leaf to all of an "
                 "argument's leaves silently: return one leaf for each"
             ) from error
+    _audit_shapes(subject, parts)
     for index, part in enumerate(parts):
         if index in call.diff:
             _audit_float(subject, call.diff.index(index), part)
@@ -204,6 +207,21 @@ def _audit_raw_bwd(subject: Subject) -> None:
                 f"bwd returns {getattr(part, 'dtype', type(part).__name__)} for an integer "
                 f"argument or a key (leaf {index}): return None, or float0 zeros"
             )
+
+
+def _audit_shapes(subject: Subject, parts: Sequence[Any]) -> None:
+    """JAX's own text names no argument."""
+    call = subject.call
+    found = {
+        name: (tuple(parts[i].shape), x.shape)
+        for name, i, x in zip(call.names, call.diff, subject.xs, strict=True)
+        if hasattr(parts[i], "shape")
+    }
+    for name, (got, want) in found.items():
+        if got != want:
+            guess = of_shape(got, want, name, found)
+            text = f"the cotangent of {name} has the shape {got}, not {want}"
+            raise Wrong(text + (f"\n  guess: {guess}" if guess else ""), fatal=True)
 
 
 def _audit_float(subject: Subject, leaf: int, part: Any) -> None:
@@ -275,9 +293,10 @@ def formula(subject: Subject) -> None:
     for position, row in enumerate(rows):
         leaves = [leaf for leaf, mask in enumerate(wrong) if mask[position].any()]
         if leaves:
-            texts = [_describe(subject, leaf, row, wrong[leaf][position]) for leaf in leaves]
+            found = [_mismatch(subject, leaf, row, wrong[leaf][position]) for leaf in leaves]
+            texts = [_described(subject, row, mismatch) for mismatch in found]
             every = [leaf for leaf, mask in enumerate(wrong) if mask.any()]
-            raise Wrong("\n\n".join(texts), leaves=every)
+            raise Wrong("\n\n".join(texts), leaves=every, mismatches=found)
 
 
 def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
@@ -336,11 +355,11 @@ def _tolerance(subject: Subject, leaf: int, expected: np.ndarray) -> np.ndarray:
     return relative * (np.abs(expected) + top) + noise + subject.slack[1][leaf]
 
 
-def _describe(subject: Subject, leaf: int, row: int, wrong: np.ndarray) -> str:
+def _mismatch(subject: Subject, leaf: int, row: int, wrong: np.ndarray) -> Mismatch:
     answers, expected = subject.rule_rows.cotangents[leaf], subject.expected[1][leaf]
     dtype = "float64" if subject.is_wide else str(subject.xs[leaf].dtype)
     dtype = "float32" if subject.narrowing else dtype
-    mismatch = Mismatch(
+    return Mismatch(
         subject.call.names[leaf],
         leaf,
         subject.cts.rows[row].label,
@@ -350,7 +369,19 @@ def _describe(subject: Subject, leaf: int, row: int, wrong: np.ndarray) -> str:
         "zero=, which declares it" if leaf in subject.zeroed else subject.source,
         dtype,
     )
-    return explain.describe(mismatch, subject.clues(row, answers[1] if row == 0 else None))
+
+
+def _described(subject: Subject, row: int, mismatch: Mismatch) -> str:
+    leaf = mismatch.leaf
+    second = subject.rule_rows.cotangents[leaf][1] if row == 0 else None
+    return describe(mismatch, subject.clues(row, second, _without(subject, leaf)))
+
+
+def _without(subject: Subject, leaf: int) -> np.ndarray | None:
+    """The rule's answer for a cotangent of zeros."""
+    rows = subject.rule_rows.rows
+    zeros = (i for i in rows if subject.cts.rows[i].factors == (0.0, 0.0))
+    return next((subject.rule_rows.cotangents[leaf][i] for i in zeros), None)
 
 
 def linearity(subject: Subject) -> None:
@@ -394,8 +425,8 @@ def _check_linear(
         f"bwd is not linear in the cotangent: for {subject.cts.rows[row].label} the cotangent of "
         f"{name} is wrong in {int(wrong.sum())} of {wrong.size} elements\n"
         f"  first at {name}{where}\n"
-        f"    the rule's value  {explain.number(got[index])}\n"
-        f"    expected          {explain.number(expected[index])}   from {source}\n"
+        f"    the rule's value  {number(got[index])}\n"
+        f"    expected          {number(expected[index])}   from {source}\n"
         f"  guess: {guess}",
         leaves=[leaf],
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.checks import explain
+from funcnet.testing.checks.explain import describe
+from funcnet.testing.checks.guesses import NO_CLUES
 from funcnet.testing.checks.subject import Subject, Wrong, rule_errors
 from funcnet.testing.numerics import Arrays, cotangents
 from funcnet.testing.numerics.compare import Mismatch, largest, wrong_elements
@@ -32,7 +33,7 @@ def forward_mode(subject: Subject) -> None:
             wrong &= not subject.notes.findings  # at a kink the two may differ
             if wrong.any():
                 mismatch = Mismatch(name, i, label, g, e, wrong, subject.source, "float64")
-                text = explain.describe(mismatch, explain.NO_CLUES)
+                text = describe(mismatch, NO_CLUES)
                 raise Wrong(text.replace("the cotangent of", "the tangent of", 1))
 
 

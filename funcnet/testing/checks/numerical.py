@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from funcnet.testing.checks import explain
+from funcnet.testing.checks.guesses import number
 from funcnet.testing.checks.subject import Subject, Wrong
 from funcnet.testing.numerics import differences
 from funcnet.testing.numerics.differences import Coordinate, Slopes
@@ -100,8 +100,8 @@ def _text(subject: Subject, coordinate: Coordinate, slope: float) -> str:
     name = element_name(subject, coordinate.leaf, coordinate.index)
     answer = _answer(subject, coordinate, 0)
     return (
-        f"at {name} the undecorated function's slope is {explain.number(slope)} by finite "
-        f"differences; the rule and {subject.source} agree on {explain.number(answer)}. A "
+        f"at {name} the undecorated function's slope is {number(slope)} by finite "
+        f"differences; the rule and {subject.source} agree on {number(answer)}. A "
         "stop_gradient or a step in the function would do this; the rule is not blamed"
     )
 
@@ -190,7 +190,7 @@ def _together_text(label: str, answer: np.ndarray, cloud: np.ndarray) -> str:
 def _few(values: np.ndarray, cloud: np.ndarray) -> str:
     """Some of the values, of elements whose derivatives differ within the cloud."""
     values = values[np.ptp(np.abs(cloud), axis=0) > 0]
-    shown = [explain.number(np.real(value)) for value in values[:4]]
+    shown = [number(np.real(value)) for value in values[:4]]
     return "(" + ", ".join(shown) + (", ...)" if len(values) > 4 else ")")
 
 
@@ -245,9 +245,9 @@ def _kink_text(subject: Subject, finding: Finding, count: int) -> str:
     name = element_name(subject, case.leaf, case.index)
     return (
         f"{count} element{'s' if count > 1 else ''}, the first is {name} = "
-        f"{explain.number(subject.value(case.leaf, case.index))}, for "
+        f"{number(subject.value(case.leaf, case.index))}, for "
         f"{subject.cts.rows[case.row].label}:\n"
-        f"    the rule's value  {explain.number(case.got)}\n"
-        f"    autodiff's        {explain.number(case.expected)}\n"
-        f"    slopes            {explain.number(finding.low)} to {explain.number(finding.high)}"
+        f"    the rule's value  {number(case.got)}\n"
+        f"    autodiff's        {number(case.expected)}\n"
+        f"    slopes            {number(finding.low)} to {number(finding.high)}"
     )

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._internal import compat
-from funcnet.testing.checks import explain
+from funcnet.testing.checks.explain import describe
+from funcnet.testing.checks.guesses import NO_CLUES
 from funcnet.testing.checks.subject import (
     Skipped,
     Subject,
@@ -224,7 +225,7 @@ class _Trial:
                 mismatch = Mismatch(
                     names[leaf], leaf, label, g, e, wrong, self.subject.source, "float64"
                 )
-                raise Wrong(explain.describe(mismatch, explain.NO_CLUES) + "\n" + _ADVICE)
+                raise Wrong(describe(mismatch, NO_CLUES) + "\n" + _ADVICE)
 
     def _excuse(
         self, way: str, leaf: int, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from funcnet.testing.checks.explain import Clues
+from funcnet.testing.checks.guesses import Clues
 from funcnet.testing.checks.traps import explain_exception, users_frame
 from funcnet.testing.numerics import Arrays, cotangents, differences
 from funcnet.testing.numerics.compare import (
     FORMULA_TOLERANCE,
     OWN_ERROR_FACTOR,
     ULPS,
+    Mismatch,
     largest,
 )
 from funcnet.testing.references import derivatives
@@ -56,15 +57,23 @@ class Wrong(Exception):  # noqa: N818 - it is a verdict, and never leaves this p
         leaves: the arguments whose cotangents are wrong.
         fatal: whether no later check can be made: the answer has not even the right structure.
         cause: the exception that the rule raised; the same one in a later check is not news.
+        mismatches: the cotangents that are wrong, element by element.
     """
 
     def __init__(
-        self, text: str, *, leaves: Sequence[int] = (), fatal: bool = False, cause: str = ""
+        self,
+        text: str,
+        *,
+        leaves: Sequence[int] = (),
+        fatal: bool = False,
+        cause: str = "",
+        mismatches: Sequence[Mismatch] = (),
     ):
         super().__init__(text)
         self.leaves: frozenset[int] = frozenset(leaves)
         self.fatal: bool = fatal
         self.cause: str = cause
+        self.mismatches: tuple[Mismatch, ...] = tuple(mismatches)
 
 
 class Skipped(Exception):  # noqa: N818 - likewise
@@ -611,8 +620,27 @@ class Subject:
         """An element of an argument."""
         return derivatives.host([self.xs[leaf]])[0].reshape(-1)[index]
 
-    def clues(self, row: int, second: np.ndarray | None) -> Clues:
-        """What helps to guess the cause of a wrong answer for a row."""
+    @functools.cached_property
+    def _rule_narrows(self) -> np.dtype | None:
+        """The dtype below float64 that the rule computes in and the function does not."""
+        if self.narrow is not None or not self.is_wide or self.call.why_eager:
+            return None
+        with contextlib.suppress(Exception), self.wide():
+            cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
+            pullback = derivatives.reverse(self.call.function())
+            return twins.narrowest_float(jax.make_jaxpr(pullback)(self.xs64, self.zs, cts))
+        return None
+
+    def clues(
+        self, row: int, second: np.ndarray | None, without: np.ndarray | None = None
+    ) -> Clues:
+        """What helps to guess the cause of a wrong answer for a row.
+
+        Args:
+            row: which.
+            second: the rule's answer for a second cotangent, if there is one.
+            without: the rule's answer for a cotangent of zeros, if there is one.
+        """
         names = self.call.names
         sizes: dict[str, int] = {}
         for name, x in zip(names, self.xs, strict=True):
@@ -627,6 +655,10 @@ class Subject:
             {n: e[row] for n, e in zip(names, self.expected[1], strict=True)},
             second,
             sizes,
+            {n: g[row] for n, g in zip(self.output_names, self.cts.arrays, strict=True)},
+            dict(zip(self.output_names, self.expected[0], strict=True)),
+            without,
+            self._rule_narrows,
         )
 
 
