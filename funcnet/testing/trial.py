@@ -239,7 +239,7 @@ def _covered(subject: Subject, leaf: int, got: np.ndarray) -> str:
         if not got[:2].any() and got.size:
             truth = "truth is not" if expected.any() else "and so is the truth"
             return f"cotangent identically zero, {truth}"
-        wrong = first_order.wrong_anywhere(subject, leaf)
+        wrong = subject.notes.wrong.get(leaf, np.zeros(got.shape[1:], bool))
         count = f"{wrong.size} element{'s' if wrong.size != 1 else ''}"
         return f"{int(wrong.sum())} of {count} wrong" if wrong.any() else f"{count} right"
     return "of the wrong shape"

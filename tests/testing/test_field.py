@@ -376,6 +376,18 @@ def test_names_under_custom_gradient():
     assert report.arguments == ("x: float32[4, 3]", "weight: float32[3]")
 
 
+def test_rule_whose_function_solves_with_a_custom_linear_solve():
+    """Its jaxprs stand in a named tuple, which is made anew where rules are erased."""
+
+    def solve(a, b):
+        return jax.lax.custom_linear_solve(
+            lambda x: a * x, b, lambda _, b: b / a, lambda _, b: b / a
+        )
+
+    rule = ruled(solve, lambda args, g: (-g * args[1] / args[0] ** 2, g / args[0]))
+    check_vjp(rule, (jnp.abs(normal(4)) + 1, normal(4, seed=1)), order=1)
+
+
 # Rules for tangents.
 
 
@@ -414,6 +426,42 @@ def test_custom_jvp_inside_a_function():
 def test_custom_jvp_of_jax_alone_is_no_rule():
     with pytest.raises(ValueError, match="no hand-written backward pass"):
         check_vjp(lambda x: jax.nn.relu(x), (normal(4),))
+
+
+def test_custom_jvp_of_what_jax_cannot_differentiate():
+    def cubed(x):
+        return jax.pure_callback(
+            lambda x: np.asarray(x) ** 3, jax.ShapeDtypeStruct((4,), x.dtype), x
+        )
+
+    def rule(factor):
+        fn = jax.custom_jvp(cubed)
+        fn.defjvp(lambda x, t: (cubed(*x), factor * t[0] * x[0] ** 2))
+        return fn
+
+    check_vjp(rule(3.0), (normal(4),), order=1)
+    assert "formula" in failures(rule(3.1), (normal(4),), order=1, fast=True)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_autodiff_is_at_fault_at_a_single_number_too(shape):
+    """x**y is 1 at y = 0, also by the where: its slope there is log(x), autodiff's is 0."""
+
+    def power(x, y):
+        return jnp.where(y == 0, 1.0, x**y)
+
+    def rule(factor):
+        return ruled(
+            power,
+            lambda args, g: (
+                g * args[1] * args[0] ** (args[1] - 1),
+                factor * g * power(*args) * jnp.log(args[0]),
+            ),
+        )
+
+    args = jnp.full(shape, 2.7), jnp.zeros(shape)
+    assert "autodiff is at fault" in said(check_vjp(rule(1.0), args, order=1))
+    assert "formula" in failures(rule(1.1), args, order=1, fast=True)
 
 
 # All findings.

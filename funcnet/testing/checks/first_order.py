@@ -290,6 +290,7 @@ def formula(subject: Subject) -> None:
     if not any(mask.any() for mask in wrong):
         return
     _excuse(subject, rows, wrong)
+    subject.notes.wrong = {leaf: mask.any(axis=0) for leaf, mask in enumerate(wrong)}
     for position, row in enumerate(rows):
         leaves = [leaf for leaf, mask in enumerate(wrong) if mask[position].any()]
         if leaves:
@@ -310,13 +311,6 @@ def _wrong_in_row(subject: Subject, leaf: int, row: int) -> np.ndarray:
     return wrong
 
 
-def wrong_anywhere(subject: Subject, leaf: int) -> np.ndarray:
-    """Which elements are wrong for some dense or one-hot cotangent, and have no excuse."""
-    rows = [i for i in subject.rule_rows.rows if subject.cts.rows[i].factors is None]
-    wrong = np.stack([_wrong_in_row(subject, leaf, row) for row in rows]).any(axis=0)
-    return wrong & ~subject.excused(leaf)
-
-
 def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
     """Take out of `wrong` what lies at a kink, and where autodiff is at fault; note both."""
     subject.notes.excused = [np.asarray(mask.any(axis=0)) for mask in wrong]
@@ -334,7 +328,7 @@ def _excuse(subject: Subject, rows: list[int], wrong: list[np.ndarray]) -> None:
         subject.notes.findings += [f for f in findings if f.verdict != "wrong"]
         for finding in subject.notes.findings:
             case = finding.case
-            wrong[case.leaf][rows.index(case.row)].reshape(-1)[case.index] = False
+            wrong[case.leaf].reshape(len(rows), -1)[rows.index(case.row), case.index] = False
         if any(finding.verdict == "wrong" for finding in findings):
             return
     if subject.notes.findings and len(chosen) == MOST_ELEMENTS:

@@ -146,6 +146,7 @@ class Notes:
         remarks: what it says when it passes.
         findings: elements at which rule and autodiff differ for a good reason.
         excused: for each argument, where its elements are.
+        wrong: for each argument, which elements were found wrong by the formula.
         distrusted: arguments whose cotangents were found wrong; later checks compare them with the
             rule's own answers, for what else is wrong.
         unsteady: arguments whose cotangents change from call to call.
@@ -155,6 +156,7 @@ class Notes:
     remarks: list[str] = dataclasses.field(default_factory=list)
     findings: list[Finding] = dataclasses.field(default_factory=list)
     excused: list[np.ndarray] = dataclasses.field(default_factory=list)
+    wrong: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     distrusted: set[int] = dataclasses.field(default_factory=set)
     unsteady: set[int] = dataclasses.field(default_factory=set)
 

@@ -127,8 +127,8 @@ def judged(rule: RecordedRule, seconds: float, fast: bool) -> Verdict:
                 except _Late:
                     late = f"it takes over {seconds * PATIENCE:g} s"
                     return dataclasses.replace(unjudged, finding=late)
-                except (TypeError, ValueError) as error:
-                    reason = str(error).strip().splitlines()[0]
+                except Exception as error:  # arguments that don't suit, or too large for memory
+                    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
                     continue
                 return _judged_by(report, unjudged, drawn=not example.is_known)
     return dataclasses.replace(unjudged, finding=reason)
@@ -168,7 +168,7 @@ def _judged_by(report: Report, unjudged: Verdict, drawn: bool) -> Verdict:
 
 def _by_use(examples: Iterable[Example]) -> list[Example]:
     """The examples, those first whose values are known, and of these those with most to see."""
-    return sorted(examples, key=lambda e: (not e.is_known, e.size > 5000, -e.size))
+    return sorted(examples, key=lambda e: (not e.is_known, not e.is_finite, e.size > 5000, -e.size))
 
 
 def _arguments(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from funcnet.testing.references.call import RULES
@@ -48,6 +49,14 @@ class Example:
     def is_known(self) -> bool:
         """Whether every value is."""
         return not any(isinstance(leaf, Traced) for leaf in self.leaves)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every floating-point number that is known is finite."""
+        arrays = (leaf for leaf in self.leaves if isinstance(leaf, np.ndarray))
+        return all(
+            bool(jnp.isfinite(a).all()) for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)
+        )
 
     @property
     def size(self) -> int:
