@@ -87,6 +87,7 @@ def test_a_wrong_rule_fails_the_run_though_every_test_passes(pytester):
     assert found[0]["examples"][0]["args"][0]["shape"] == [2, 3]
 
 
+@pytest.mark.slow
 def test_workers_share_the_work(pytester):
     suite(pytester, 2)
     result = pytester.runpytest_subprocess("--check-vjp", "-n", "2", *FLAGS)
@@ -96,6 +97,7 @@ def test_workers_share_the_work(pytester):
     assert rows(result)["cube"].split()[2:4] == ["1", "WRONG"]
 
 
+@pytest.mark.slow
 def test_packages(pytester):
     suite(pytester, 2)
     result = pytester.runpytest_subprocess("--check-vjp", "--check-vjp-package=other", *FLAGS)
@@ -131,6 +133,7 @@ def test_flags_that_do_not_fit(pytester, flags, text):
     assert text in result.stderr.str()
 
 
+@pytest.mark.slow
 def test_failing_tests_keep_their_exit_code_and_the_table_stands_below(pytester):
     suite(pytester, 3)
     pytester.makepyfile(test_more="def test_fails():\n    assert False\n")

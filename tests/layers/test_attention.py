@@ -202,6 +202,7 @@ def test_what_starts_at_zero_and_what_does_not():
     assert not np.array_equal(params["bias_k"], params["bias_v"])
 
 
+@pytest.mark.slow
 def test_dropout_draws_from_the_key_in_training_alone():
     layer = fn.TransformerEncoderLayer(E, HEADS, 8, dropout=0.5)
     params, state = layer.init(jax.random.key(0))
@@ -216,6 +217,7 @@ def test_dropout_draws_from_the_key_in_training_alone():
     assert not np.allclose(outputs[0], outputs[2])
 
 
+@pytest.mark.slow
 def test_a_transformer_is_trained():
     """To say which of its inputs comes last, which no layer without attention can tell."""
     model = fn.Sequential(

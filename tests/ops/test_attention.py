@@ -124,7 +124,7 @@ def test_the_mean_over_masks_is_what_nothing_dropped_gives():
     np.testing.assert_allclose(mean, ops.scaled_dot_product_attention(q, k, v), atol=0.1)
 
 
-@pytest.mark.few(5)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

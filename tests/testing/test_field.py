@@ -13,6 +13,8 @@ import pytest
 
 from funcnet.testing import RuleError, check_vjp
 
+pytestmark = pytest.mark.slow
+
 
 def normal(*shape, dtype="float32", seed=0):
     values = np.random.default_rng(seed).normal(size=shape)
