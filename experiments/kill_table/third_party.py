@@ -18,6 +18,7 @@ import numpy as np
 from funcnet.testing import RuleError, check_vjp
 
 load = importlib.import_module
+SUITES = "## Test suites under the plugin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,8 +504,15 @@ def main(config: Config) -> None:
         print(f"Not installed, so not checked: pip install {' '.join(missing)}")
     rows = [_row(s) for s in chosen if _installed(s)]
     config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_text(_document(rows))
+    config.output.write_text(_document(rows) + _suites(config.output))
     print(f"wrote {config.output}")
+
+
+def _suites(page: Path) -> str:
+    """What the page says of test suites, which is written by hand and kept."""
+    text = page.read_text() if page.exists() else ""
+    start = text.find(SUITES)
+    return "" if start < 0 else f"\n{text[start:]}"
 
 
 def _installed(subject: Subject) -> bool:

@@ -290,7 +290,7 @@ def formula(subject: Subject) -> None:
     if not any(mask.any() for mask in wrong):
         return
     _excuse(subject, rows, wrong)
-    subject.notes.wrong = {leaf: mask.any(axis=0) for leaf, mask in enumerate(wrong)}
+    subject.notes.wrong = {leaf: np.asarray(mask.any(axis=0)) for leaf, mask in enumerate(wrong)}
     for position, row in enumerate(rows):
         leaves = [leaf for leaf, mask in enumerate(wrong) if mask[position].any()]
         if leaves:

@@ -181,8 +181,8 @@ class _Trial:
         pullback = self.subject.pullback_of(self.subject.wide_twin)
         every = [_both_ways(expected)]
         if self.subject.rounds_in is not None:
-            for inputs in self.subject.rounded_inputs(self.operands[0]):
-                operands = inputs, *self.operands[1:]
+            for xs in self.subject.rounded_inputs(self.xs):
+                operands = (*xs, *self.g), *self.operands[1:]
                 reversible = self.subject.mode == "reverse"
                 every.append(_both_ways(self.run(pullback, reversible, operands)))
         return [

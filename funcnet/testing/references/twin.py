@@ -93,7 +93,8 @@ def _erased_params(params: dict[str, Any], is_rule: IsRule) -> dict[str, Any]:
             return erase_rules(value, is_rule) if holds_rule(value, is_rule) else value
         if isinstance(value, (tuple, list)) and any(compat.is_jaxpr(item) for item in value):
             items = map(erased, value)
-            return value._make(items) if hasattr(value, "_make") else type(value)(items)
+            make: Any = getattr(value, "_make", type(value))
+            return make(items)
         return value
 
     return {key: erased(value) for key, value in params.items()}
