@@ -61,6 +61,29 @@ def test_narrow_backward_pass_is_right_for_arguments_no_wider(dtype):
     assert failures(gate_in_float32(1.001), args, fast=True)[0] == "formula"
 
 
+def test_backward_pass_in_the_arguments_own_half_precision():
+    def rule(factor):
+        def bwd(args, g):
+            x = args[0].astype(jnp.float32)
+            return ((factor * g.astype(jnp.float32) * jnp.cos(x)).astype(jnp.bfloat16),)
+
+        return ruled(jnp.sin, bwd)
+
+    x = normal(4, dtype="bfloat16")
+    assert "right in bfloat16; narrows float64" in said(check_vjp(rule(1.0), (x,), order=1))
+    assert "formula" in failures(rule(1.2), (x,), order=1, fast=True)
+
+
+def test_narrow_backward_pass_whose_products_float32_can_hold():
+    """Of short numbers they are exact, and differ in other combinations alone."""
+    relu = ruled(jax.nn.relu, lambda a, g: ((g.astype("float32") * (a[0] > 0)).astype(g.dtype),))
+    assert "narrows float64" in said(check_vjp(relu, (normal(4),)))
+    square = ruled(
+        lambda x: x * x, lambda a, g: ((2 * g * a[0]).astype("float32").astype(g.dtype),)
+    )
+    assert "narrows float64" in said(check_vjp(square, (normal(4, dtype="bfloat16"),)))
+
+
 def test_narrow_backward_pass_is_wrong_for_float64():
     with jax.enable_x64(True):
         args = normal(4, 3, dtype="float64"), normal(3, dtype="float64", seed=1)
@@ -201,6 +224,30 @@ def test_rtol_allows_the_exact_slope_of_an_approximation():
     assert "formula" in failures(wrong, (x,), rtol=1e-5, fast=True)
 
 
+def bisected(a):
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        below = middle**3 + middle < a
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 50, halve, (jnp.zeros_like(a), jnp.full_like(a, 4.0)))
+    return (low + high) / 2
+
+
+def test_solver_whose_autodiff_is_zero():
+    def rule(factor):
+        return ruled(
+            bisected,
+            lambda x, g: (factor * g / (3 * x**2 + 1),),
+            lambda a: (bisected(a), bisected(a)),
+        )
+
+    a = jnp.abs(normal(4)) + 0.5
+    assert "autodiff is at fault" in said(check_vjp(rule(1.0), (a,), rtol=1e-4))
+    assert "formula" in failures(rule(1.1), (a,), rtol=1e-4, fast=True)
+
+
 def masked(slope):
     def bwd(args, g):
         return g * args[1], jnp.full_like(args[1], slope) * g
@@ -258,6 +305,19 @@ def test_axis_that_nobody_makes_empty_warns():
     assert "nobody differentiates" in said(check_vjp(rule, (normal(4, 3), normal(5, seed=1))))
 
 
+def test_steps_of_a_recurrence_are_no_batch():
+    def running(x):
+        return jax.lax.scan(lambda h, x: (0.5 * h + x,) * 2, jnp.zeros(x.shape[1:], x.dtype), x)[1]
+
+    def bwd(x, g):
+        last = g[-1]  # there is none of no steps
+        steps = jax.lax.scan(lambda d, g: (0.5 * (d + g), d + g), 0 * last, g, reverse=True)
+        return (steps[1],)
+
+    rule = ruled(running, bwd, lambda x: (running(x), x))
+    assert "nobody differentiates" in said(check_vjp(rule, (normal(4, 3),)))
+
+
 def test_empty_batch_fails():
     def bwd(args, g):
         if not args[0].size:
@@ -281,6 +341,8 @@ def test_array_for_an_argument_that_is_none():
         return ruled(fn, functools.partial(bwd, factor), lambda x, s: (fn(x, s), x))
 
     check_vjp(rule(1.0), (normal(4), None))
+    doubled = ruled(lambda x, _: 2 * x, lambda _, g: (2 * g, ()), lambda x, _: (2 * x, None))
+    check_vjp(doubled, (normal(4), ()), fast=True)
     assert failures(rule(2.0), (normal(4), None), fast=True) == ["formula"]
 
 
@@ -360,6 +422,18 @@ POWER_ARGS = 2, normal(4), jnp.arange(4)
 def test_reference_gives_cotangents_for_differentiated_arguments_alone():
     check_vjp(POWER, POWER_ARGS, reference=lambda args, g: (jnp.clip(g, -1, 1),), order=1)
     check_vjp(POWER, POWER_ARGS, reference=lambda args, g: jnp.clip(g, -1, 1), order=1)
+
+
+def test_reference_gives_the_first_arguments_cotangents():
+    reversal = ruled(
+        lambda x, size: 1.0 * x,
+        lambda size, g: (-size * g, jnp.zeros_like(size)),
+        lambda x, size: (1.0 * x, size),
+    )
+    args = normal(4), jnp.float32(0.7)
+    check_vjp(reversal, args, reference=lambda args, g: (-args[1] * g,), zero=("size",))
+    wrong = failures(reversal, args, reference=lambda args, g: (args[1] * g,), zero=("size",))
+    assert wrong[0] == "formula"
 
 
 def test_refused_reference_names_its_arguments():

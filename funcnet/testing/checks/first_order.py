@@ -69,7 +69,8 @@ def primal(subject: Subject) -> None:
         _check_output(name, g, t, tolerance, " in float64")
     if subject.narrowing:
         subject.notes.warnings.append(
-            f"right in float32; narrows float64: {subject.narrowing}. It was judged in float32"
+            f"right in {subject.rounds_in}; narrows float64: {subject.narrowing}. It was judged in "
+            f"{subject.rounds_in}"
         )
 
 

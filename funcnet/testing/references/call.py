@@ -156,8 +156,9 @@ def align(given: Any, like: Any) -> list[Any]:
         ValueError: the structures differ, be it that one leaf stands for several.
     """
     count = len(jax.tree.leaves(like))
-    if given is None or (not count and jax.tree_util.all_leaves([given])):
-        return [None] * count  # JAX drops what is given for an argument without leaves
+    nothing = not count and (jax.tree_util.all_leaves([given]) or not jax.tree.leaves(given))
+    if given is None or nothing:  # JAX drops an array that is given for an argument without leaves
+        return [None] * count
     children, level = jax.tree.flatten(like, is_leaf=lambda node: node is not like)
     if jax.tree_util.treedef_is_leaf(level):
         if not jax.tree_util.treedef_is_leaf(jax.tree.structure(given)):

@@ -54,12 +54,16 @@ class Reference:
 
 
 def _for_each(given: Any, dynamic: tuple[Any, ...], call: Call) -> tuple[Any, ...]:
-    """One cotangent for each argument, None for those that have no derivative and got none."""
+    """One cotangent for each argument, None for those that got none.
+
+    As many as there are differentiated arguments are theirs; fewer are the first arguments'.
+    """
     given = tuple(given) if isinstance(given, (tuple, list)) else (given,)
     differentiated = sorted({call.owner[i] for i in call.diff})
-    if len(given) == len(dynamic) or len(given) != len(differentiated):
+    if len(given) >= len(dynamic):
         return given
-    filled = dict(zip(differentiated, given, strict=True))
+    owners = differentiated if len(given) == len(differentiated) else range(len(given))
+    filled = dict(zip(owners, given, strict=True))
     return tuple(filled.get(i) for i in range(len(dynamic)))
 
 
