@@ -147,7 +147,7 @@ def _check_all(options: Check) -> int:
 
 
 def _names_function(target: str) -> bool:
-    # A drive's colon, as in C:\\rules.py, is no function's.
+    # The colon of a drive, as in C:\rules.py, is no function's.
     return ":" in target and not target.endswith(".py")
 
 

@@ -5,6 +5,8 @@ Nothing of JAX and of funcnet is imported before the flag is seen.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 
@@ -39,13 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register what records and judges, if it was asked for."""
-    if not config.getoption("check_vjp"):
+    option: Any = config.getoption
+    if not option("check_vjp"):
         for flag in ("package", "json"):
-            if config.getoption(f"check_vjp_{flag}"):
+            if option(f"check_vjp_{flag}"):
                 raise pytest.UsageError(f"--check-vjp-{flag} does nothing without --check-vjp")
         return
-    seconds: float = config.getoption("check_vjp_seconds")  # pyright: ignore[reportAssignmentType]
-    if not seconds > 0:
+    if not option("check_vjp_seconds") > 0:
         raise pytest.UsageError("--check-vjp-seconds must be positive")
     from funcnet_pytest.plugin import Plugin
 

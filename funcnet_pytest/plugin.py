@@ -28,7 +28,7 @@ class Plugin:
     """
 
     def __init__(self, config: pytest.Config):
-        self.config = config
+        self.config: Any = config  # of pytest-xdist's workers it has more than pytest's own
         option: Any = config.getoption
         self.packages: list[str] = option("check_vjp_package")
         self.seconds: float = option("check_vjp_seconds")
@@ -54,7 +54,7 @@ class Plugin:
         if self.recording is not None:
             self.found += self._judged()
         if self.worker is not None:
-            self.config.workeroutput[FOUND] = json.dumps(self.found)  # type: ignore[attr-defined]
+            self.config.workeroutput[FOUND] = json.dumps(self.found)
             return
         self.found = _merged(self.found)
         if self.claims is not None:

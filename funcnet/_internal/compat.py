@@ -129,37 +129,43 @@ def described_by(fn: Any) -> Any:
 
 
 @contextlib.contextmanager
-def rules_erased() -> Iterator[list[Any]]:
-    """`custom_vjp` and `custom_jvp` call the function they rule; gives those that were called."""
-    called: list[Any] = []
+def _rules_call(replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Calls of `custom_vjp` and `custom_jvp` go to `replace(call)` instead of their own `call`."""
     kinds: tuple[Any, Any] = jax.custom_vjp, jax.custom_jvp
     kept = [kind.__call__ for kind in kinds]
-
-    def plain(rule: Any, *args: Any, **kwargs: Any) -> Any:
-        called.append(rule)
-        return rule.fun(*args, **kwargs)
-
-    def plain_unless_jaxs(rule: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(rule, "__module__", "").split(".")[0] == "jax":
-            return kept[1](rule, *args, **kwargs)
-        return plain(rule, *args, **kwargs)
-
     try:
-        for kind, call in zip(kinds, (plain, plain_unless_jaxs), strict=True):
-            kind.__call__ = call
-        yield called
+        for kind, call in zip(kinds, kept, strict=True):
+            kind.__call__ = replace(call)
+        yield
     finally:
         for kind, call in zip(kinds, kept, strict=True):
             kind.__call__ = call
 
 
 @contextlib.contextmanager
-def rules_watched(saw: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-    """Call `saw(rule, args, kwargs)` before each call of a `custom_vjp` and a `custom_jvp`."""
-    kinds: tuple[Any, Any] = jax.custom_vjp, jax.custom_jvp
-    kept = [kind.__call__ for kind in kinds]
+def rules_erased() -> Iterator[list[Any]]:
+    """Rules, but JAX's own of tangents, call what they rule; gives those that were called."""
+    called: list[Any] = []
 
-    def watched(call: Any) -> Any:
+    def replace(call: Any) -> Any:
+        def plain(rule: Any, *args: Any, **kwargs: Any) -> Any:
+            is_jaxs = getattr(rule, "__module__", "").split(".")[0] == "jax"
+            if is_jaxs and isinstance(rule, jax.custom_jvp):
+                return call(rule, *args, **kwargs)
+            called.append(rule)
+            return rule.fun(*args, **kwargs)
+
+        return plain
+
+    with _rules_call(replace):
+        yield called
+
+
+@contextlib.contextmanager
+def rules_watched(saw: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Call `saw(rule, args, kwargs)` before each call of a rule."""
+
+    def replace(call: Any) -> Any:
         @functools.wraps(call)
         def seen(rule: Any, *args: Any, **kwargs: Any) -> Any:
             saw(rule, args, kwargs)
@@ -167,13 +173,8 @@ def rules_watched(saw: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -
 
         return seen
 
-    try:
-        for kind, call in zip(kinds, kept, strict=True):
-            kind.__call__ = watched(call)
+    with _rules_call(replace):
         yield
-    finally:
-        for kind, call in zip(kinds, kept, strict=True):
-            kind.__call__ = call
 
 
 def concrete(value: Any) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +22,15 @@ from funcnet._internal import compat
 from funcnet.testing.checks.subject import Declared, Subject, first_line
 from funcnet.testing.checks.traps import explain_exception, is_rules_fault
 from funcnet.testing.references import twin as twins
-from funcnet.testing.references.call import RULES, Call, Composed, is_inexact, make_call, trace
+from funcnet.testing.references.call import (
+    RULES,
+    Call,
+    Composed,
+    is_inexact,
+    make_call,
+    trace,
+    without_partial,
+)
 from funcnet.testing.references.reference import make_reference
 from funcnet.testing.report import NOT_REACHED, Check, Report, RuleError
 from funcnet.testing.trial import CHECKS, TANGENTS, Options, Trial, coverage
@@ -195,8 +202,7 @@ def _labelled(
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = without_partial(fn)
     fn = compat.described_by(fn.fn if isinstance(fn, Composed) else fn)
     return getattr(fn, "__name__", type(fn).__name__)
 
@@ -245,8 +251,7 @@ def _with_rule(call: Call) -> Call:
 
 
 def _check_zero(call: Call, names: tuple[str, ...]) -> None:
-    owners = call.dynamic(call.parameters)
-    known = {*call.names, *(owners[call.owner[i]] for i in call.diff)}
+    known = {*call.names, *call.owners}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"zero={names!r}: {unknown[0]!r} is no differentiated argument; these are "

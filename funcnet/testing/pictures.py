@@ -97,5 +97,6 @@ def fragment(
     )
     parts.append(f"<table><tr><th>check</th><th>status</th></tr>{cells}</table>")
     parts += [picture.to_html() for picture in pictures if picture.fits]
-    parts += [f"<pre>{html.escape(f'{heading}{chr(10)}{text}')}</pre>" for heading, text in told]
+    for heading, text in told:
+        parts += ["<pre>", html.escape(f"{heading}\n{text}"), "</pre>"]
     return f"<div class='check-vjp'>{''.join(parts)}</div>"

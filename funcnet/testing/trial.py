@@ -170,6 +170,7 @@ class Trial:
     def _judged(self, name: str) -> tuple[Check, bool]:
         """Run one check on the arguments and on every further point."""
         wrongs: list[str] = []
+        known: list[str] = []
         warned: list[str] = []
         remarks: list[str] = []
         for subject in self.subjects if name in VALUE_CHECKS else self.subjects[:1]:
@@ -179,10 +180,10 @@ class Trial:
                 CHECKS[name](subject, self.options)
             except Wrong as wrong:
                 if wrong.cause in self.causes:
-                    remarks.append(f"{prefix}raises what '{self.causes[wrong.cause]}' says")
-                    continue
-                self._remember(name, subject, wrong)
-                wrongs.append(prefix + str(wrong))
+                    known.append(f"{prefix}raises what '{self.causes[wrong.cause]}' says")
+                else:
+                    self._remember(name, subject, wrong)
+                    wrongs.append(prefix + str(wrong))
             except Skipped as skipped:
                 return Check(name, "skipped", (str(skipped),)), False
             warned += [prefix + text for text in notes.warnings]
@@ -190,9 +191,9 @@ class Trial:
             notes.warnings.clear()
             notes.remarks.clear()
         if wrongs:
-            return Check(name, "failed", tuple(wrongs)), True
-        if any(text.endswith("says") and "raises what" in text for text in remarks):
-            return Check(name, "skipped", tuple(remarks)), False
+            return Check(name, "failed", (*wrongs, *warned)), True
+        if known:
+            return Check(name, "skipped", tuple(known)), False
         return Check(name, "warned" if warned else "passed", tuple(warned or remarks)), False
 
     def _remember(self, name: str, subject: Subject, wrong: Wrong) -> None:

@@ -71,6 +71,19 @@ def test_a_failure_stops_only_what_depends_on_it():
     }
 
 
+def test_a_failing_check_keeps_its_warnings():
+    """The first check that runs tells that float64 is refused, whatever else it finds."""
+
+    def narrow(x):
+        assert x.dtype == "float32"
+        return jnp.sin(x)
+
+    rule = ruled(narrow, lambda a, g: (-g * jnp.cos(a[0]),))
+    report = failure(rule, (normal(4),), fast=True)
+    told = {c.name: c.messages for c in report.checks if "float64" in "".join(c.messages[:1])}
+    assert [*told] == ["constants"]
+
+
 def test_a_rule_that_is_right_once_is_judged_on():
     """A forward pass that calls the rule itself: JAX cannot differentiate that twice."""
 

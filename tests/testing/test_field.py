@@ -499,6 +499,12 @@ def test_custom_jvp_inside_a_function():
     assert failures(functools.partial(model, 1.01), (normal(4),), fast=True) == ["formula"]
 
 
+def test_custom_jvp_with_an_argument_declared_zero():
+    fn = jax.custom_jvp(lambda x, mask: x * mask)
+    fn.defjvp(lambda x, t: (x[0] * x[1], t[0] * x[1]))
+    check_vjp(fn, (normal(4), normal(4, seed=1)), zero=("mask",))
+
+
 def test_custom_jvp_of_jax_alone_is_no_rule():
     with pytest.raises(ValueError, match="no hand-written backward pass"):
         check_vjp(lambda x: jax.nn.relu(x), (normal(4),))

@@ -16,8 +16,8 @@ def describe(mismatch: Mismatch, clues: Clues) -> str:
     count, total = int(mismatch.wrong.sum()), mismatch.wrong.size
     shape = f"shape {tuple(mismatch.got.shape)}"
     lines = [
-        f"the cotangent of {mismatch.name} ({shape}, computed in {mismatch.dtype}) is wrong in "
-        f"{count} of {total} element{'s' if total > 1 else ''}, for {mismatch.row}",
+        f"the {mismatch.what} of {mismatch.name} ({shape}, computed in {mismatch.dtype}) is wrong "
+        f"in {count} of {total} element{'s' if total > 1 else ''}, for {mismatch.row}",
         f"  worst at {mismatch.name}{where}",
         f"    the rule's value  {number(mismatch.got[index])}",
         f"    expected          {number(mismatch.expected[index])}   from {mismatch.source}",

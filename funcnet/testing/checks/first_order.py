@@ -151,12 +151,16 @@ def cotangents(subject: Subject) -> None:
 
 def _type_text(what: str, ct: Any, x: Any) -> str:
     if ct.shape != x.shape:
-        return f"{what} has the shape {ct.shape}, not {x.shape}"
+        return _shape_text(what, ct.shape, x.shape)
     return (
         f"{what} has the dtype {ct.dtype}, but the argument is {x.dtype}. JAX does not check this; "
         f"a scan fails on it later. Cast each cotangent to its primal's dtype: "
         f".astype({x.dtype})"
     )
+
+
+def _shape_text(what: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    return f"{what} has the shape {got}, not {want}"
 
 
 def _audit_raw_bwd(subject: Subject) -> None:
@@ -221,7 +225,7 @@ def _audit_shapes(subject: Subject, parts: Sequence[Any]) -> None:
     for name, (got, want) in found.items():
         if got != want:
             guess = of_shape(got, want, name, found)
-            text = f"the cotangent of {name} has the shape {got}, not {want}"
+            text = _shape_text(f"the cotangent of {name}", got, want)
             raise Wrong(text + (f"\n  guess: {guess}" if guess else ""), fatal=True)
 
 

@@ -210,12 +210,10 @@ def _masked(
     """Some elements are zero that should not be, or the other way round; or they are clipped."""
     wrong = mismatch.wrong
     count = f"{int(wrong.sum())} of {wrong.size} elements"
-    if not wrong.any() or not same(np.where(wrong, 0, got), np.where(wrong, 0, expected)):
-        if _is_clipped(got, expected, wrong):
-            yield f"the expected value clipped to a magnitude of {number(np.abs(got).max())}"
-        return
     if _is_clipped(got, expected, wrong):
-        yield f"the expected value clipped to a magnitude of {number(np.abs(got[wrong]).max())}"
+        yield f"the expected value clipped to a magnitude of {number(np.abs(got).max())}"
+    if not wrong.any() or not same(np.where(wrong, 0, got), np.where(wrong, 0, expected)):
+        return
     if not got[wrong].any():
         yield f"zero in {count}, where the expected value is not{_where(wrong, clues)}: a mask?"
     if not expected[wrong].any():
@@ -248,26 +246,27 @@ def _along_axes(
     got: np.ndarray, expected: np.ndarray, mismatch: Mismatch, clues: Clues
 ) -> Iterator[str]:
     """The answer is off by a term, or by a factor, that is the same along an axis."""
-    difference = got - expected
-    for axis in range(got.ndim):
-        if got.shape[axis] < 2 or got.size == got.shape[axis]:
-            continue
-        if same(difference, np.broadcast_to(difference.take([0], axis), difference.shape)):
-            yield (
-                f"the rule minus the expected value is the same all along axis {axis}: a mean or a "
-                "sum along it is missing, or is there twice"
-            )
+    if max(got.shape, default=0) == got.size:
+        return  # along its only axis a term or a factor that is the same is one number
+    for axis in _same_along(got - expected):
+        yield (
+            f"the rule minus the expected value is the same all along axis {axis}: a mean or a "
+            "sum along it is missing, or is there twice"
+        )
     if not (np.abs(expected) > CLOSE * np.abs(expected).max()).all():
         return
-    ratio = got / expected
-    for axis in range(got.ndim):
-        if got.shape[axis] < 2 or got.size == got.shape[axis]:
-            continue
-        if same(ratio, np.broadcast_to(ratio.take([0], axis), ratio.shape)):
-            yield (
-                f"the rule over the expected value is the same all along axis {axis}: a factor "
-                "that depends on the other axes is missing, or is there twice"
-            )
+    for axis in _same_along(got / expected):
+        yield (
+            f"the rule over the expected value is the same all along axis {axis}: a factor "
+            "that depends on the other axes is missing, or is there twice"
+        )
+
+
+def _same_along(values: np.ndarray) -> Iterator[int]:
+    """The axes along which an array does not change."""
+    for axis, size in enumerate(values.shape):
+        if size > 1 and same(values, np.broadcast_to(values.take([0], axis), values.shape)):
+            yield axis
 
 
 def _terms_of_outputs(
@@ -278,14 +277,12 @@ def _terms_of_outputs(
     for name, y in clues.outputs.items():
         if y.shape != difference.shape or not (np.abs(y) > CLOSE * np.abs(y).max()).all():
             continue
-        for axis in range(y.ndim):
-            over = difference / y
-            if y.shape[axis] > 1 and same(over, np.broadcast_to(over.take([0], axis), y.shape)):
-                yield (
-                    f"the rule minus the expected value is {name} times what is the same all along "
-                    f"axis {axis}: a term such as {name} times the sum of g {name} along it is "
-                    "missing, or is there twice"
-                )
+        for axis in _same_along(difference / y):
+            yield (
+                f"the rule minus the expected value is {name} times what is the same all along "
+                f"axis {axis}: a term such as {name} times the sum of g {name} along it is "
+                "missing, or is there twice"
+            )
 
 
 def _projected(

@@ -65,13 +65,12 @@ def _sample(subject: Subject) -> list[Coordinate]:
     coordinates: list[Coordinate] = []
     for leaf in leaves:
         x = subject.xs[leaf]
-        if leaf in subject.zeroed:
+        is_free = subject.has_free_factors and subject.excused(leaf).any()
+        if is_free or leaf in subject.zeroed:
             continue
         indices = np.arange(x.size)
         if x.size > each:
             indices = np.sort(subject.rng.choice(x.size, each, replace=False))
-        free = subject.has_free_factors and subject.excused(leaf).any()
-        indices = indices[: 0 if free else None]
         coordinates += differences.coordinates_of(leaf, indices.tolist(), x)
     return coordinates
 

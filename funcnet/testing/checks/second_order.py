@@ -54,21 +54,21 @@ def second_order(subject: Subject) -> None:
     with subject.wide():
         trial = _Trial(subject)
         try:
-            expected = trial.run(
-                subject.pullback_of(subject.wide_twin), subject.mode == "reverse", trial.operands
-            )
+            pullback = subject.pullback_of(subject.wide_twin)
+            truth = trial.compiled(pullback, subject.mode == "reverse")
+            expected = truth(*trial.operands)
         except Exception as error:
             subject.notes.warnings.append(
                 f"autodiff of {subject.source} has no second derivative to compare with: "
                 f"{type(error).__name__}"
             )
             return
-        slack = trial.slack(expected)
+        slack = trial.slack(truth, expected)
     rule = derivatives.reverse(subject.call.function())
     with subject.working() if subject.narrowing else subject.wide():
         operands = trial.rules_operands
         try:
-            got = trial.run(rule, True, operands)
+            got = trial.compiled(rule, True)(*operands)
         except Exception:
             got = _run_apart(trial, rule, operands)
     with subject.wide():
@@ -177,23 +177,19 @@ class _Trial:
         inputs, zs, u, directions = self.operands
         return narrowed(inputs), zs, narrowed(u), narrowed(directions)
 
-    def run(self, pullback: Pullback, reversible: bool, operands: Operands) -> Any:
+    def compiled(self, pullback: Pullback, reversible: bool) -> Callable[..., Any]:
         """H and its pullback, then its derivative along the directions; one compiled program."""
         parts = list(self.parts(pullback, reversible).values())
-        together = self.subject.call.compiled(
+        return self.subject.call.compiled(
             lambda *operands: tuple(part(*operands) for part in parts), compat.QUICK_COMPILE
         )
-        return together(*operands)
 
-    def slack(self, expected: Any) -> list[list[float]]:
+    def slack(self, truth: Callable[..., Any], expected: Any) -> list[list[float]]:
         """How far rounding below float64 moves each second derivative, of both ways."""
-        pullback = self.subject.pullback_of(self.subject.wide_twin)
         every = [_both_ways(expected)]
         if self.subject.rounds_in is not None:
             for xs in self.subject.rounded_inputs(self.xs):
-                operands = (*xs, *self.g), *self.operands[1:]
-                reversible = self.subject.mode == "reverse"
-                every.append(_both_ways(self.run(pullback, reversible, operands)))
+                every.append(_both_ways(truth((*xs, *self.g), *self.operands[1:])))
         return [
             [
                 OWN_ERROR_FACTOR * max(largest(other[way][leaf] - e) for other in every)

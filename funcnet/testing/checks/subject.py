@@ -423,16 +423,31 @@ class Subject:
         widest = min(float(jnp.finfo(x.dtype).eps) for x in self.xs)
         if widest < single:
             return ""
-        try:
-            narrow = self._traced_narrowest()
-            if narrow is None or float(jnp.finfo(narrow).eps) > widest or self._is_exact:
-                return ""
-            return f"the rule computes in {narrow} where its arguments are float64"
-        except Exception as error:
+        traced = self._traced
+        if isinstance(traced, Exception):
             with contextlib.suppress(Exception), self.working():
                 jax.eval_shape(derivatives.reverse(self.call.function()), *self._single())
-                return f"the rule refuses float64: {first_line(f'{type(error).__name__}: {error}')}"
-        return ""
+                text = f"{type(traced).__name__}: {traced}"
+                return f"the rule refuses float64: {first_line(text)}"
+            return ""
+        if traced is None or float(jnp.finfo(traced).eps) > widest or self._is_exact:
+            return ""
+        return f"the rule computes in {traced} where its arguments are float64"
+
+    @functools.cached_property
+    def _traced(self) -> np.dtype | Exception | None:
+        """The narrowest dtype in fwd and bwd of float64 arguments, if below float64.
+
+        Or what they raise.
+        """
+        try:
+            with self.wide():
+                cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
+                pullback = derivatives.reverse(self.call.function())
+                closed = jax.make_jaxpr(pullback)(self.xs64, self.zs, cts)
+                return twins.narrowest_float(closed)
+        except Exception as error:
+            return error
 
     @property
     def _is_exact(self) -> bool:
@@ -627,21 +642,12 @@ class Subject:
         """An element of an argument."""
         return derivatives.host([self.xs[leaf]])[0].reshape(-1)[index]
 
-    @functools.cached_property
+    @property
     def _rule_narrows(self) -> np.dtype | None:
         """The dtype below float64 that the rule computes in and the function does not."""
         if self.narrow is not None or not self.is_wide or self.call.why_eager:
             return None
-        with contextlib.suppress(Exception):
-            return self._traced_narrowest()
-        return None
-
-    def _traced_narrowest(self) -> np.dtype | None:
-        """The narrowest dtype in fwd and bwd of float64 arguments, if below float64."""
-        with self.wide():
-            cts = tuple(jnp.zeros(out.shape, out.dtype) for out in self.wide_outputs)
-            pullback = derivatives.reverse(self.call.function())
-            return twins.narrowest_float(jax.make_jaxpr(pullback)(self.xs64, self.zs, cts))
+        return None if isinstance(self._traced, Exception) else self._traced
 
     def clues(
         self, row: int, second: np.ndarray | None, without: np.ndarray | None = None
@@ -676,9 +682,7 @@ class Subject:
 
 def _named(call: Call, names: Sequence[str]) -> list[int]:
     """The differentiated leaves of these arguments, or with these names."""
-    dynamic = call.dynamic(call.parameters)
-    owners = [dynamic[call.owner[i]] for i in call.diff]
-    both = enumerate(zip(call.names, owners, strict=True))
+    both = enumerate(zip(call.names, call.owners, strict=True))
     return [leaf for leaf, named in both if set(named) & set(names)]
 
 

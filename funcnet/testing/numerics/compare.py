@@ -46,6 +46,7 @@ class Mismatch:
         wrong: which elements differ.
         source: where the expected answer comes from.
         dtype: the dtype of the computation.
+        what: what of the argument is wrong.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Mismatch:
     wrong: np.ndarray
     source: str
     dtype: str
+    what: str = "cotangent"
 
     @property
     def worst(self) -> tuple[int, ...]:

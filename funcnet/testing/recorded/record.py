@@ -8,7 +8,6 @@ dtype alone are known. Nothing is added to the program, so that its results keep
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from funcnet._internal import compat
 from funcnet.testing.recorded import judge
 from funcnet.testing.recorded.rules import Example, RecordedRule, Traced, where
+from funcnet.testing.references.call import without_partial
 
 # Calls of a rule that are kept, each with other shapes, dtypes or static arguments.
 MOST_EXAMPLES = 6
@@ -44,7 +44,7 @@ class Recording:
         """What was recorded."""
         return tuple(rule for rule in self._rules.values() if rule is not None)
 
-    def check(self, *, seconds: float = 10.0, fast: bool = False) -> judge.Verdicts:
+    def check(self, *, seconds: float = judge.SECONDS, fast: bool = False) -> judge.Verdicts:
         """Judge every rule once, with arguments like those it was called with.
 
         Args:
@@ -91,7 +91,7 @@ class Recording:
         _widen(recorded.ranges, values)
 
     def _recorded(self, rule: Any) -> RecordedRule | None:
-        written = _unwrapped(compat.described_by(rule))
+        written = without_partial(compat.described_by(rule))
         module = getattr(written, "__module__", None) or "?"
         package = module.split(".")[0]
         wanted = module.startswith(tuple(f"{p}." for p in self.packages)) or module in self.packages
@@ -120,17 +120,11 @@ def recording(packages: Sequence[str] = ()) -> Iterator[Recording]:
         yield found
 
 
-def _unwrapped(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
-
-
 def _code(rule: Any) -> tuple[Any, ...]:
     """What tells rules apart: the code of the function and of its rule, not what it closes over."""
     parts = [compat.described_by(rule.__wrapped__)]
     parts += [getattr(rule, name, None) for name in ("fwd", "bwd", "jvp")]
-    return tuple(getattr(part, "__code__", part) for part in map(_unwrapped, parts))
+    return tuple(getattr(part, "__code__", part) for part in map(without_partial, parts))
 
 
 def _positional(rule: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

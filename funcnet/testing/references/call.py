@@ -32,6 +32,13 @@ from funcnet.testing.references import twin as twins
 RULES = jax.custom_vjp, jax.custom_jvp
 
 
+def without_partial(fn: Any) -> Any:
+    """The function under any `functools.partial`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
 def is_inexact(value: Any) -> bool:
     """Whether a value or an abstract value is floating-point or complex."""
     dtype = getattr(value, "dtype", None)
@@ -116,6 +123,12 @@ class Call:
         if not isinstance(self.fn, RULES):
             return self.fn
         return self.fn.__wrapped__
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The names of the arguments that the differentiated leaves belong to."""
+        dynamic = self.dynamic(self.parameters)
+        return tuple(dynamic[self.owner[i]] for i in self.diff)
 
     def compiled(
         self, f: Callable[..., Any], compiler_options: dict[str, Any]
