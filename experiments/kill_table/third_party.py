@@ -368,8 +368,6 @@ def _():
     "flash_attention_jax",
     "flash_attention",
     pip="flash-attention-jax",
-    empty="An empty batch of queries meets a batch of two keys: the function lets it pass, the "
-    "rule does not. Of no consequence.",
 )
 def _():
     module = load("flash_attention_jax.flash_attention")
@@ -393,8 +391,6 @@ def _():
     "flash_attention_jax",
     "cosine_sim_flash_attention",
     pip="flash-attention-jax",
-    empty="Without any key the function returns zeros, and the rule slices a chunk out of an empty "
-    "array, which raises.",
 )
 def _():
     module = load("flash_attention_jax.cosine_sim_flash_attention")
