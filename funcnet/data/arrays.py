@@ -1,6 +1,7 @@
 """Data sets as pairs of arrays, or trees of them: converted once, checked before anything runs."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from funcnet.data.convert import from_host, no_pair, several_inputs, two_sets
+from funcnet.data.windows import Windows, is_windows
 from funcnet.errors import DataError, DtypeError, ShapeError
 
 
@@ -102,31 +104,90 @@ def _is_node(value: Any) -> bool:
     """Whether a value holds arrays, by name or place, rather than being one."""
     if type(value) is tuple:
         return any(_is_node(part) or getattr(part, "ndim", 0) > 0 for part in value)
-    if value is None or isinstance(value, list):
+    if value is None or isinstance(value, list | Windows):
         return False
     return isinstance(value, Mapping) or not jax.tree_util.all_leaves([value])
 
 
 def examples(tree: Any) -> int:
     """How many examples there are: the first axis of every array."""
-    return jax.tree.leaves(tree)[0].shape[0]
+    return jax.tree.leaves(tree, is_leaf=is_windows)[0].shape[0]
+
+
+def mapped(function: Callable[..., Any], tree: Any) -> Any:
+    """`jax.tree.map` over the arrays of a set, of which windows are one."""
+    return jax.tree.map(function, tree, is_leaf=is_windows)
 
 
 def take(tree: Any, indices: Array) -> Any:
     """The examples at these places, each of which is there, and there once."""
-    return jax.tree.map(
-        lambda a: a.at[indices].get(mode="promise_in_bounds", unique_indices=True), tree
-    )
+
+    def taken(a):
+        if is_windows(a):
+            return a.take(indices)
+        return a.at[indices].get(mode="promise_in_bounds", unique_indices=True)
+
+    return mapped(taken, tree)
+
+
+def part(tree: Any, begin: int, end: int | None = None) -> Any:
+    """The examples from one place to another."""
+    return mapped(lambda a: a[begin:end], tree)
+
+
+class Batched(NamedTuple):
+    """A set in batches.
+
+    Attributes:
+        full: what to loop over, its leading axis that of the full batches.
+        fetch: makes a batch of an element of that.
+        rest: the smaller batch after them; empty where there is none.
+    """
+
+    full: Any
+    fetch: Callable[[Any], Any]
+    rest: Any
+
+
+def batched(tree: Any, size: int, order: Array | None = None) -> Batched:
+    """A set in batches, in an order (examples,), or in the one given."""
+    n = examples(tree)
+    end = n - n % size
+    if has_windows(tree):
+        order = jnp.arange(n) if order is None else order
+        batches = order[:end].reshape(-1, size)
+        return Batched(batches, lambda indices: take(tree, indices), take(tree, order[end:]))
+    taken = tree if order is None else take(tree, order)
+    full = jax.tree.map(lambda a: a[:end].reshape(end // size, size, *a.shape[1:]), taken)
+    return Batched(full, lambda batch: batch, part(taken, end))
+
+
+def has_windows(tree: Any) -> bool:
+    """Whether examples are cut out as they are needed."""
+    return any(map(is_windows, jax.tree.leaves(tree, is_leaf=is_windows)))
+
+
+def of_batch(tree: Any, size: int) -> Any:
+    """The shapes and dtypes of a batch."""
+    return mapped(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), tree)
+
+
+def contents(tree: Any) -> Any:
+    """All that the examples hold, for what looks at values: windows as one long example."""
+    return mapped(lambda a: a.whole() if is_windows(a) else a, tree)
 
 
 def _shapes(tree: Any) -> Any:
     """The shape of an array; of a tree, that of each."""
-    shapes = [a.shape for a in jax.tree.leaves(tree)]
-    return shapes[0] if jax.tree.structure(tree).num_nodes == 1 else shapes
+    shapes = [a.shape for a in jax.tree.leaves(tree, is_leaf=is_windows)]
+    single = jax.tree.structure(tree, is_leaf=is_windows).num_nodes == 1
+    return shapes[0] if single else shapes
 
 
-def as_array(name: str, array: Any, dtype: Any) -> Array:
-    """An array with an axis of examples; in `dtype` if it is floating."""
+def as_array(name: str, array: Any, dtype: Any) -> Any:
+    """An array with an axis of examples, or windows; in `dtype` if it is floating."""
+    if isinstance(array, Windows):
+        return dataclasses.replace(array, series=as_array(name, array.series, dtype))
     if array is None:
         raise DtypeError(f"{name} is None, expected an array")
     if not isinstance(array, jax.Array):
@@ -145,7 +206,7 @@ def checked(name: str, data: Any, dtype: Any, sample_weight: Any = None) -> tupl
     """
     x, y = as_arrays(name, data, dtype, sample_weight)
     for part, tree, given in (("x", x, data[0]), ("y", target_of(y), data[1])):
-        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_windows)
         for (path, array), leaf in zip(leaves, structure.flatten_up_to(given), strict=True):
             if jnp.issubdtype(array.dtype, jnp.floating):
                 _require_finite(f"{name}'s {part}{jax.tree_util.keystr(path)}", array, leaf)
@@ -164,6 +225,8 @@ def _require_weights(name, weight):
 
 
 def _require_finite(name, array, given):
+    if is_windows(array):
+        array, given = array.series, given.series
     if jnp.isfinite(array).all():
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))

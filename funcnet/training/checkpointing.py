@@ -19,6 +19,7 @@ import numpy as np
 from funcnet._internal.checks import require_positive_int
 from funcnet._internal.describe import describe, program_digest
 from funcnet.data import arrays
+from funcnet.data.windows import Windows, is_windows
 from funcnet.errors import CheckpointError, ConfigError
 from funcnet.io import checkpoint
 from funcnet.training.state import Clock, Data, Progress, TrainState, Watching, cut, resumed
@@ -157,7 +158,7 @@ def about_run(
         given: the parameters and the state it starts from, where they are not drawn.
     """
     size = min(trainer.batch_size, arrays.examples(data))
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), data)
+    batch = arrays.of_batch(data, size)
     return {
         "model": describe(trainer.model),
         "loss": describe(trainer.loss),
@@ -182,10 +183,12 @@ def _about_data(data: Data) -> dict[str, Any]:
 
 def _fingerprints(tree: Any) -> Any:
     """That of an array; of a tree, that of each by its path."""
+    if isinstance(tree, Windows):
+        return {"series": checkpoint.fingerprint(tree.series), "windows": repr(tree)}
     if jax.tree_util.all_leaves([tree]):
         return checkpoint.fingerprint(tree)
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_windows)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): checkpoint.fingerprint(array)
+        jax.tree_util.keystr(path, simple=True, separator="."): _fingerprints(array)
         for path, array in leaves
     }

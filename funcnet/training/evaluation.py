@@ -12,7 +12,7 @@ from funcnet.layers.module import as_pair
 from funcnet.training import metrics
 from funcnet.training.state import loss_dtype
 from funcnet.training.step import batch_loss
-from funcnet.training.weights import weighted_divisor
+from funcnet.training.weights import MEANS, weighted_divisor
 
 
 def evaluate(trainer: Any, params: Any, state: Any, data: Any) -> dict[str, Array]:
@@ -31,16 +31,22 @@ def evaluate(trainer: Any, params: Any, state: Any, data: Any) -> dict[str, Arra
         loss = batch_loss(trainer, prediction, y).astype(dtype)
         return carries, (loss, prediction if sees_all else ())
 
-    split = _split(data, full, size)
-    carries, (losses, y_pred) = jax.lax.scan(on_batch, metrics.begin(trainer.metrics), split)
+    batched = arrays.batched(data, size)
+    carry = metrics.begin(trainer.metrics)
+    carries, (losses, y_pred) = jax.lax.scan(
+        lambda carry, batch: on_batch(carry, batched.fetch(batch)), carry, batched.full
+    )
     y_pred = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), y_pred)
     last = None
     if n > full * size:
-        carries, (last, rest) = on_batch(carries, jax.tree.map(lambda a: a[full * size :], data))
+        carries, (last, rest) = on_batch(carries, batched.rest)
         y_pred = jax.tree.map(lambda *parts: jnp.concatenate(parts), y_pred, rest)
+    y_true = arrays.target_of(data[1])
+    if sees_all and arrays.has_windows(y_true):
+        y_true = arrays.part(y_true, 0)
     return {
         "loss": mean_loss(trainer, data[1], losses, last),
-        **metrics.values(trainer.metrics, arrays.target_of(data[1]), y_pred, dtype),
+        **metrics.values(trainer.metrics, y_true, y_pred, dtype),
         **metrics.results(trainer.metrics, carries, dtype),
     }
 
@@ -63,7 +69,7 @@ def mean_loss(
     """
     n = arrays.examples(y)
     size = min(trainer.batch_size, n)
-    full, rest = n // size, n % size
+    rest = n % size
     total = losses.sum() * size
     if last is not None:
         total += last * rest
@@ -73,10 +79,15 @@ def mean_loss(
     def divisor(y):
         return weighted_divisor(trainer.loss, y).astype(losses.dtype)
 
-    taken = y if order is None else arrays.take(y, order)
-    divisors = jax.vmap(divisor)(_split(taken, full, size))
-    divided = divisor(jax.tree.map(lambda a: a[full * size :], taken)) if rest else None
-    whole = divisor(y)
+    batched = arrays.batched(y, size, order)
+    divided = divisor(batched.rest) if rest else None
+    if arrays.has_windows(y):
+        divisors = jax.lax.map(lambda batch: divisor(batched.fetch(batch)), batched.full)
+        whole = divisors[0]  # of a sum 1; a mean's adds up
+        if trainer.loss.reduction in MEANS:
+            whole = divisors.sum() + (divided if rest else 0)
+    else:
+        divisors, whole = jax.vmap(divisor)(batched.full), divisor(y)
     alike = (divisors == divisors[0]).all() & (whole * size == divisors[0] * n)
     if divided is not None:
         alike &= divided * size == divisors[0] * rest
@@ -94,7 +105,3 @@ def mean_loss(
 def _numerators(losses, divisors):
     """Each loss times what it was divided by; 0 where that is 0, of which the mean is NaN."""
     return jnp.where(divisors == 0, 0, losses * divisors)
-
-
-def _split(tree, full, size):
-    return jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), tree)

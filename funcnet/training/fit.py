@@ -445,7 +445,7 @@ def _checked_sets(
     if validation is not None:
         pair, weight = arrays.weight_apart(validation)
         validation = arrays.checked("validation", pair, dtype, weight)
-    trainer = for_labels(trainer, data[1])
+    trainer = for_labels(trainer, arrays.contents(data[1]))
     _require_fitting(trainer, data, dtype)
     _require_counted(trainer, data[1])
     if validation is not None:
@@ -460,15 +460,16 @@ def _checked_sets(
 def _require_fitting(trainer, data, dtype):
     """Trace the model and the loss on the shapes of one batch; check inputs' and labels' values."""
     rows = min(trainer.batch_size, arrays.examples(data))
-    leaves, structure = jax.tree.flatten(data)
-    shapes = tuple(jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in leaves)
+    shapes, structure = jax.tree.flatten(arrays.of_batch(data, rows))
     require_labels(
-        trainer, data, _traced_prediction(trainer._scoring, np.dtype(dtype), structure, shapes)
+        trainer,
+        data,
+        _traced_prediction(trainer._scoring, np.dtype(dtype), structure, tuple(shapes)),
     )
 
 
 def _require_counted(trainer, y):
-    y = arrays.target_of(y)
+    y = arrays.contents(arrays.target_of(y))
     counted = trainer.loss.counted(y) if isinstance(trainer.loss, Loss) else None
     if counted is not None and not counted.any():
         raise DataError(

@@ -6,7 +6,6 @@ import os
 import pickle
 from typing import Any, NoReturn, Self
 
-import jax
 import numpy as np
 import optax
 
@@ -83,7 +82,7 @@ class FitResult:
             ShapeError, DtypeError, DataError: the data do not fit, as in `fit`.
         """
         data = arrays.checked("data", data, dtype_of(self.params), sample_weight)
-        require_labels(self.trainer, data, self.predict(jax.tree.map(lambda a: a[:1], data[0])))
+        require_labels(self.trainer, data, self.predict(arrays.part(data[0], 0, 1)))
         found = evaluated(self.trainer._scoring, self.params, self.state, data)
         return {name: float(found[name]) for name in entries(self.trainer)}
 
@@ -152,7 +151,7 @@ def require_labels(trainer: Trainer, data: Data, prediction: Any) -> None:
         data: the set.
         prediction: what the model makes of a batch; only the shape counts.
     """
-    x, y = data[0], arrays.target_of(data[1])
+    x, y = arrays.contents((data[0], arrays.target_of(data[1])))
     trainer.model.check_input(x)
     if isinstance(trainer.loss, Loss):
         shape = getattr(prediction, "shape", ())
@@ -189,9 +188,12 @@ def _best(values, mode) -> np.ndarray:
 def accuracy(trainer: Trainer, run: TrainState, x: Any, y: Any) -> float | None:
     """The fraction of examples whose largest output is their label's; None for no classification.
 
-    Of yes-or-no answers, the fraction of answers with the right sign; None where some are neither.
+    None of windows too: to predict every step of a series in many places would take as long as an
+    epoch. Of yes-or-no answers, the fraction with the right sign; None where some are neither.
     """
     if not isinstance(trainer.loss, Loss) or trainer.loss.classification is None:
+        return None
+    if arrays.has_windows((x, y)):
         return None
     y = np.asarray(arrays.target_of(y))
     params = evaluation_params(run.opt_state, run.params)

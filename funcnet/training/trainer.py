@@ -210,7 +210,7 @@ class Trainer:
         if not isinstance(n, int):  # in jax.export, any number of them
             return _apply(self.model, params, state, x)
         begins = range(0, max(n, 1), PREDICT_BATCH)
-        batches = (jax.tree.map(lambda a, i=i: a[i : i + PREDICT_BATCH], x) for i in begins)
+        batches = (arrays.part(x, i, i + PREDICT_BATCH) for i in begins)
         outputs = [_apply(self.model, params, state, batch) for batch in batches]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
