@@ -67,6 +67,7 @@ def rerun_command(test: str) -> str:
 EXTRAS = {
     "torch": ("torch",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "transformers": ("transformers", "torch"),
     "bench": ("flax", "equinox"),
 }
 

@@ -24,12 +24,13 @@ from funcnet.layers.activations import (
     Tanh,
 )
 from funcnet.layers.attention import (
+    KeyValueCache,
     MultiheadAttention,
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
 from funcnet.layers.composition import Call, Container
-from funcnet.layers.containers import Parallel, Residual, Sequential
+from funcnet.layers.containers import Parallel, Residual, Sequential, Stack
 from funcnet.layers.conv import Conv2d
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.embedding import Embedding
@@ -73,6 +74,7 @@ __all__ = [
     "GroupNorm",
     "HuberLoss",
     "KLDivLoss",
+    "KeyValueCache",
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
@@ -98,6 +100,7 @@ __all__ = [
     "SmoothL1Loss",
     "Softmax",
     "Softplus",
+    "Stack",
     "State",
     "Tanh",
     "TransformerDecoderLayer",

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
 
 from funcnet import ops
 from funcnet._internal.checks import (
@@ -31,6 +32,64 @@ from funcnet.layers.module import Module, Params, State, naming
 from funcnet.layers.normalization import LayerNorm
 
 Mask = Bool[Array, "..."] | Float[Array, "..."] | None
+
+
+class KeyValueCache(NamedTuple):
+    """The keys and values of all steps so far, for causal attention that is fed piece by piece.
+
+    A carry: a layer that is given one gives one back. Its size is fixed, so that a loop over steps
+    is one compiled program.
+
+    Attributes:
+        keys: (..., heads, size, D).
+        values: (..., heads, size, D).
+        length: (), int32, how many of the places hold a step.
+    """
+
+    keys: Float[Array, "... heads size D"]
+    values: Float[Array, "... heads size D"]
+    length: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: Any = jnp.float32) -> "KeyValueCache":
+        """A cache without steps; `shape` is (..., heads, size, D)."""
+        if len(shape) < 3:
+            raise ShapeError(f"KeyValueCache: shape is {shape}, expected (..., heads, size, D)")
+        zeros = jnp.zeros(shape, require_floating_dtype(dtype))
+        return cls(zeros, zeros, jnp.int32(0))
+
+    def extended(
+        self, keys: Float[Array, "... heads L D"], values: Float[Array, "... heads L D"]
+    ) -> "KeyValueCache":
+        """The cache with L more steps; NaN where they find no room and JAX traces.
+
+        Raises:
+            ShapeError: the arrays do not fit, or there is no room for them.
+        """
+        steps, size = keys.shape[-2], self.keys.shape[-2]
+        for name, new, kept in (("keys", keys, self.keys), ("values", values, self.values)):
+            if (*new.shape[:-2], new.shape[-1]) != (*kept.shape[:-2], kept.shape[-1]):
+                raise ShapeError(
+                    f"KeyValueCache: {name} have shape {new.shape} and the cache {kept.shape}, "
+                    f"expected the same but for the steps, the last axis but one"
+                )
+        full = self.length + steps > size
+        if not isinstance(full, Tracer) and full:
+            raise ShapeError(
+                f"KeyValueCache: {steps} more steps behind {int(self.length)}, expected at most "
+                f"{size} together; make it larger: KeyValueCache.empty((..., heads, size, D))"
+            )
+
+        def put(kept: Array, new: Array) -> Array:
+            new = jnp.where(full, jnp.nan, new.astype(kept.dtype))
+            return jax.lax.dynamic_update_slice_in_dim(kept, new, self.length, axis=-2)
+
+        return KeyValueCache(put(self.keys, keys), put(self.values, values), self.length + steps)
+
+    def shown_to_last(self, queries: int) -> Bool[Array, "queries size"]:
+        """Which keys each of the last queries sees: those of all steps up to its own."""
+        place = self.length - queries + jnp.arange(queries)
+        return jnp.arange(self.keys.shape[-2])[None] <= place[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +194,12 @@ class MultiheadAttention(Container):
         attn_mask: Mask = None,
         is_causal: bool = False,
         need_weights: bool = False,
+        cache: KeyValueCache | None = None,
     ) -> Any:
         """(..., L, embed_dim) -> (..., L, embed_dim), or with `need_weights` that and the weights.
+
+        With a cache x holds the next steps of a sequence, each of which sees those up to its own,
+        and the output is (y, cache), where y may again be a pair.
 
         Args:
             call: what applies out_proj.
@@ -148,28 +211,50 @@ class MultiheadAttention(Container):
                 numbers to add.
             is_causal: whether a query sees the keys up to its own place alone.
             need_weights: whether the weights are wanted too, (..., L, S), the mean of the heads'.
+            cache: of the steps before, (..., heads, size, embed_dim / heads); S is its size.
         """
+        if cache is not None:
+            masks = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask}
+            others = {"keys": keys, "values": values, **masks}
+            self._require_alone(given=[name for name, a in others.items() if a is not None])
         keys = x if keys is None else keys
         values = keys if values is None else values
         with naming(self, x):
             self._check(x, keys, values)
             mask = self._mask(x, keys, key_padding_mask, attn_mask, is_causal)
         q, k, v = (self._split(a) for a in self._projected(call.params, x, keys, values))
-        k, v = self._extended(call.params, k, v)
+        if cache is None:
+            k, v = self._extended(call.params, k, v)
+            is_causal = is_causal and k.shape[-2] == keys.shape[-2]
+        else:
+            with naming(self, x):
+                cache = cache.extended(k, v)
+            k, v, is_causal = cache.keys, cache.values, False
+            shown = cache.shown_to_last(x.shape[-2])
+            mask = shown.reshape((1,) * (k.ndim - 2) + shown.shape)
         options = {
             "attn_mask": mask,
-            "is_causal": is_causal and k.shape[-2] == keys.shape[-2],
+            "is_causal": is_causal,
             "dropout_p": self.dropout if call.train else 0.0,
             "key": call.key,
         }
         with naming(self, x):
             y = ops.scaled_dot_product_attention(q, k, v, **options)
         y = call.out_proj(jnp.swapaxes(y, -2, -3).reshape(x.shape))
-        if not need_weights:
-            return y
-        # Of the unit vectors as values, the weights are the output.
-        units = jnp.broadcast_to(jnp.eye(k.shape[-2], dtype=v.dtype), (*k.shape[:-1], k.shape[-2]))
-        return y, ops.scaled_dot_product_attention(q, k, units, **options).mean(axis=-3)
+        if need_weights:  # of the unit vectors as values, the weights are the output
+            units = jnp.eye(k.shape[-2], dtype=v.dtype)
+            units = jnp.broadcast_to(units, (*k.shape[:-1], k.shape[-2]))
+            y = y, ops.scaled_dot_product_attention(q, k, units, **options).mean(axis=-3)
+        return y if cache is None else (y, cache)
+
+    def _require_alone(self, given: list[str]) -> None:
+        """A cache is of causal self-attention, and says itself what is seen."""
+        if given or self.add_bias_kv or self.add_zero_attn:
+            other = given[0] if given else "add_bias_kv or add_zero_attn"
+            raise ConfigError(
+                f"{self!r} got a cache together with {other}, expected self-attention to the steps "
+                f"so far alone; leave out the one or the other"
+            )
 
     def _check(self, x: Any, keys: Any, values: Any) -> None:
         require_arrays(repr(self), x=x, keys=keys, values=values)

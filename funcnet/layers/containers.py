@@ -102,6 +102,58 @@ class Sequential(_HandsOn):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Stack(Container):
+    """Layers one after the other, each with a carry of its own: cells of a network, cached blocks.
+
+    `stack(x)` is what `Sequential` makes of x. `stack(x, carries)` hands carry i to layer i as its
+    second input and is (y, carries), those that the layers gave back. Params and state are tuples,
+    as of a Sequential.
+
+    Args:
+        layers: at least one module, of the same kind as a rule.
+
+    Raises:
+        ConfigError: something that is not a layer, or no layers.
+    """
+
+    layers: tuple[Module, ...]
+
+    def __init__(self, *layers: Layer):
+        made = _as_layers("Stack", dict(enumerate(layers)), at_least_one=True)
+        set_fields(self, layers=made)
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(map(repr, self.layers))})"
+
+    @property
+    def children(self) -> tuple[Module, ...]:
+        """The layers."""
+        return self.layers
+
+    @property
+    def combines(self) -> str:
+        """Nothing: its output is its last layer's."""
+        return ""
+
+    def connect(self, call: Call, x: Any, carries: Any = None) -> Any:
+        """Each layer gets the output of the one before, and its carry."""
+        if carries is None:
+            for i in range(len(self.layers)):
+                x = call(i, x)
+            return x
+        if not isinstance(carries, tuple | list) or len(carries) != len(self.layers):
+            got = len(carries) if isinstance(carries, tuple | list) else type(carries).__name__
+            raise ShapeError(
+                f"Stack got carries of {got}, expected a tuple of {len(self.layers)}, one a layer"
+            )
+        after = []
+        for i, carry in enumerate(carries):
+            x, carry = call(i, x, carry)
+            after.append(carry)
+        return x, tuple(after)
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Residual(_HandsOn):
     """Layers one after the other, and their input added to what they make of it.
 

@@ -1,6 +1,7 @@
 """MultiheadAttention and the transformer's layers: PyTorch's to 1e-9, gradients and weights too."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -284,3 +285,68 @@ def test_layers_compare_by_value():
     layer = fn.TransformerEncoderLayer(6, 3)
     assert layer == dataclasses.replace(layer)
     assert hash(layer) == hash(dataclasses.replace(layer))
+
+
+# A cache.
+
+KEY = jax.random.key(0)
+
+
+def test_steps_with_a_cache_are_steps_of_the_whole():
+    layer = fn.MultiheadAttention(6, 3)
+    params, state = layer.init(KEY)
+    x = jax.random.normal(KEY, (2, 7, 6))
+    (whole, weights), _ = layer.apply(params, state, x, is_causal=True, need_weights=True)
+    cache = fn.KeyValueCache.empty((2, 3, 9, 2))
+    found = []
+    for begin, end in ((0, 4), (4, 5), (5, 7)):
+        (y, cache), _ = layer.apply(params, state, x[:, begin:end], cache=cache)
+        found.append(y)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-6)
+    assert int(cache.length) == 7
+    first = fn.KeyValueCache.empty((2, 3, 9, 2))
+    ((_, shown), _), _ = layer.apply(params, state, x, cache=first, need_weights=True)
+    np.testing.assert_allclose(shown[..., :7], weights, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(shown[..., 7:], 0)
+
+
+def test_gradients_flow_through_a_cache():
+    layer = fn.MultiheadAttention(6, 3)
+    params, state = layer.init(KEY)
+    x, ct = jax.random.normal(KEY, (2, 5, 6))
+
+    def stepped(x):
+        cache = fn.KeyValueCache.empty((3, 5, 2))
+        (first, cache), _ = layer.apply(params, state, x[:2], cache=cache)
+        (rest, _), _ = layer.apply(params, state, x[2:], cache=cache)
+        return jnp.concatenate([first, rest])
+
+    found = jax.vjp(stepped, x)[1](ct)[0]
+    whole = jax.vjp(lambda x: layer.apply(params, state, x, is_causal=True)[0], x)[1](ct)[0]
+    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cache_that_does_not_fit_is_refused():
+    layer = fn.MultiheadAttention(6, 3)
+    params, state = layer.init(KEY)
+    x, cache = jnp.zeros((2, 4, 6)), fn.KeyValueCache.empty((2, 3, 5, 2))
+    (_, cache), _ = layer.apply(params, state, x, cache=cache)
+    with pytest.raises(ShapeError, match="4 more steps behind 4, expected at most 5 together"):
+        layer.apply(params, state, x, cache=cache)
+    # Where JAX traces, the number of steps is not known: NaN, not the wrong answer.
+    (y, _), _ = jax.jit(lambda x, cache: layer.apply(params, state, x, cache=cache))(x, cache)
+    assert jnp.isnan(y).all()
+    with pytest.raises(ShapeError, match="expected the same but for the steps"):
+        layer.apply(params, state, x, cache=fn.KeyValueCache.empty((1, 3, 5, 2)))
+    with pytest.raises(ShapeError, match=r"expected \(\.\.\., heads, size, D\)"):
+        fn.KeyValueCache.empty((5, 2))
+
+
+@pytest.mark.parametrize("other", ["attn_mask", "key_padding_mask", "add_zero_attn"])
+def test_a_cache_says_alone_what_is_seen(other):
+    layer = fn.MultiheadAttention(6, 3, add_zero_attn=other == "add_zero_attn")
+    params, state = layer.init(KEY)
+    masks: dict[str, Any] = {} if other == "add_zero_attn" else {other: jnp.zeros((4, 4), bool)}
+    cache = fn.KeyValueCache.empty((4, 3, 5, 2))
+    with pytest.raises(ConfigError, match=f"a cache together with .*{other}"):
+        layer.apply(params, state, jnp.zeros((4, 4, 6)), cache=cache, **masks)

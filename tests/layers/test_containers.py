@@ -87,8 +87,39 @@ def test_keys_states_and_the_train_flag_reach_the_children(container):
     np.testing.assert_array_equal(quiet, 2)
 
 
+def test_a_stack_gives_each_layer_its_carry_back():
+    model = fn.Stack(fn.GRUCell(3, 3), fn.GRUCell(3, 3))
+    params, state = model.init(KEY)
+    x = jax.random.normal(KEY, (2, 4, 3))
+    carries = (jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    expected, (one, other) = [], carries
+    for t in range(4):
+        (y, one), _ = model.layers[0].apply(params[0], (), x[:, t], one)
+        (y, other), _ = model.layers[1].apply(params[1], (), y, other)
+        (found, carries), after = model.apply(params, state, x[:, t], carries)
+        expected.append(y)
+        np.testing.assert_array_equal(found, y)
+        np.testing.assert_array_equal(carries, (one, other))
+        assert after == state
+    # Without carries it is a Sequential, also inside one, which hands it further inputs.
+    plain, _ = fn.Sequential(*model.layers).apply(params, state, x[:, 0])
+    np.testing.assert_array_equal(model.apply(params, state, x[:, 0])[0], plain)
+    outer = fn.Sequential(model)
+    (handed, _), _ = outer.apply((params,), (state,), x[:, 0], (jnp.ones((2, 3)),) * 2)
+    assert handed.shape == (2, 3)
+
+
+@pytest.mark.parametrize("carries", [(jnp.zeros(3),), jnp.zeros((2, 3))])
+def test_a_stack_says_how_many_carries_it_takes(carries):
+    model = fn.Stack(fn.GRUCell(3, 3), fn.GRUCell(3, 3))
+    params, state = model.init(KEY)
+    with pytest.raises(ShapeError, match="expected a tuple of 2, one a layer"):
+        model.apply(params, state, jnp.zeros(3), carries)
+
+
 def test_containers_are_values():
     things = [
+        fn.Stack(fn.ReLU()),
         fn.Sequential(fn.ReLU()),
         fn.Residual(fn.ReLU()),
         fn.Residual(fn.ReLU(), shortcut=fn.ReLU()),
@@ -103,9 +134,10 @@ def test_containers_are_values():
     for thing in things:
         assert eval(repr(thing), names) == thing
         assert hash(eval(repr(thing), names)) == hash(thing)
-    assert repr(things[1]) == "Residual(ReLU())"
-    assert repr(things[2]) == "Residual(ReLU(), shortcut=ReLU())"
-    assert repr(things[5]) == "Parallel(ReLU(), combine='concatenate')"
+    assert repr(things[0]) == "Stack(ReLU())"
+    assert repr(things[2]) == "Residual(ReLU())"
+    assert repr(things[3]) == "Residual(ReLU(), shortcut=ReLU())"
+    assert repr(things[6]) == "Parallel(ReLU(), combine='concatenate')"
 
 
 def test_keys_of_a_state_dict_count_the_shortcut_last():
@@ -136,6 +168,7 @@ def test_a_residual_is_pytorchs_sequential_with_a_sum():
     [
         (fn.Residual, (), {}, "Residual has no layers, expected at least one"),
         (fn.Parallel, (), {}, "Parallel has no layers"),
+        (fn.Stack, (), {}, "Stack has no layers"),
         (fn.Residual, (fn.ReLU,), {}, r"Residual's layer 0 is .* a class; expected .*ReLU\(...\)"),
         (fn.Parallel, (fn.ReLU(), [fn.Tanh()]), {}, r"Parallel's layer 1 .*: Parallel\(\*layers"),
         (fn.Residual, (fn.ReLU(),), {"shortcut": fn.Tanh}, "Residual's shortcut is .* a class"),

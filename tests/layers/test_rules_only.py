@@ -59,6 +59,7 @@ LAYERS: dict[type, tuple[fn.Module, jax.Array]] = {
     fn.Sigmoid: (fn.Sigmoid(), floats(4, 3)),
     fn.Softmax: (fn.Softmax(), floats(4, 3)),
     fn.Softplus: (fn.Softplus(), floats(4, 3)),
+    fn.Stack: (fn.Stack(fn.Linear(3, 3), fn.Tanh()), floats(4, 3)),
     fn.Tanh: (fn.Tanh(), floats(4, 3)),
     fn.TransformerDecoderLayer: (fn.TransformerDecoderLayer(6, 3, 5), floats(2, 4, 6)),
     fn.TransformerEncoderLayer: (fn.TransformerEncoderLayer(6, 3, 5), floats(2, 4, 6)),
