@@ -19,6 +19,8 @@ NAMES = {
     "disk": "the paper's toy problem: Tables I and II and Figures 1 to 3",
     "mnist": "handwritten digits: Table III, learning curves, and what is misread",
     "deep": "a network too deep to train, and what batch norm and residuals make of it",
+    "gpt": "a character model of Shakespeare: GPT-2 in small, its samples and attention",
+    "gpt sample": "text from a trained run of gpt",
     "predict": "classify an image with a trained run of mnist",
     "kill_table": "who catches which wrong backward pass: check_vjp and the tools there are",
     "reports": "sample reports of check_vjp, for its documentation",
@@ -26,13 +28,19 @@ NAMES = {
     "third_party": "check_vjp on backward passes that other packages define",
 }
 
-MODULES = {name: f"kill_table.{name}" for name in ("reports", "third_party")}
+MODULES = {
+    **{name: f"kill_table.{name}" for name in ("reports", "third_party")},
+    "gpt": "shakespeare",
+    "gpt sample": "gpt_sample",
+}
 """Where an experiment is not in the module of its name."""
 
 
 def main(arguments: list[str]) -> int:
     """Run one experiment; return the exit code."""
     name = arguments[0] if arguments else "--help"
+    if name == "gpt" and arguments[1:2] == ["sample"]:
+        name, arguments = "gpt sample", arguments[1:]
     if name not in NAMES:
         listed = "\n".join(f"  {name:<12} {what}" for name, what in NAMES.items())
         usage = f"usage: python -m experiments NAME [options]\n\n{listed}"

@@ -22,6 +22,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle, Patch
+    from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "the figures need matplotlib: pip install 'funcnet[plots]'", name=error.name
@@ -107,6 +108,37 @@ def curves(
     if log:
         axes.set_yscale("log")
     axes.legend()
+    return figure
+
+
+def losses(series: Mapping[str, Float[np.ndarray, " epochs"]], quantity: str) -> Figure:
+    """Draw what one run's losses came to, epoch by epoch."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, values) in enumerate(series.items()):
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, values, _DASHES[i], color=_COLOURS[i], marker=".", label=label)
+    axes.set(xlabel="epoch", ylabel=quantity, title=quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    return figure
+
+
+def attention(maps: Float[np.ndarray, "layers heads characters characters"], line: str) -> Figure:
+    """Draw where each head of each layer looks in a line: a row is one character's weights."""
+    layers, heads, count, _ = maps.shape
+    figure = Figure(figsize=(3.4 * heads, 3.5 * layers + 0.6), layout="constrained")
+    grid = figure.subplots(layers, heads, squeeze=False)
+    labels = [character.replace(" ", "␣") for character in line[:count]]
+    for layer, row in enumerate(grid):
+        for head, axes in enumerate(row):
+            axes.imshow(maps[layer, head], vmin=0, vmax=1, cmap="Blues")
+            axes.set_title(f"layer {layer}, head {head}", fontsize=10)
+            axes.set_xticks(range(count), labels, fontsize=7, family="DejaVu Sans Mono")
+            axes.set_yticks(range(count), labels, fontsize=7, family="DejaVu Sans Mono")
+            axes.tick_params(length=0)
+    figure.suptitle("How much each character (row) attends to those before it (column)")
+    figure.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.5, label="weight")
     return figure
 
 

@@ -74,14 +74,27 @@ class Results:
 
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
-    """Make sure, before hours are spent, that results can be written to a folder, and return it.
+    """Prepare a folder for `write`, and return it.
 
-    It is created with its parents. It may hold other files, and the results of an earlier run,
-    which the next write replaces.
+    It may hold the results of an earlier run, which the next write replaces.
 
     Raises:
-        ResultsError: a file is in the way, the folder can't be created or written, or it holds a
-            `results.json` that is no results file and must not be overwritten.
+        ResultsError: see `prepare_folder`; or it holds a `results.json` that is no results file
+            and must not be overwritten.
+    """
+    folder = prepare_folder(path)
+    if (folder / FILE_NAME).exists():
+        read(folder)
+    return folder
+
+
+def prepare_folder(path: str | os.PathLike[str]) -> Path:
+    """Make sure, before hours are spent, that a folder can be written to, and return it.
+
+    It is created with its parents. It may hold other files.
+
+    Raises:
+        ResultsError: a file is in the way, or the folder can't be created or written.
     """
     folder = Path(path)
     try:
@@ -98,8 +111,6 @@ def prepare_out(path: str | os.PathLike[str]) -> Path:
         raise ResultsError(
             f"--out {folder}: cannot be written ({error.strerror}); choose a folder that can"
         ) from error
-    if (folder / FILE_NAME).exists():
-        read(folder)
     return folder
 
 

@@ -305,7 +305,15 @@ SETTINGS = (
         "reduction": st.one_of(REDUCTIONS, st.just("batchmean")),
         "ignore_index": often(-100, 0),
         "label_smoothing": often(0.0, 0.1),
+        "layer": st.sampled_from([fn.Linear(3, 4), fn.Sequential(), jnp.tanh, None, 3]),
         "combine": often("sum", "concatenate"),
+        "output_padding": often(0, 1),
+        "num_parameters": often(1, 3),
+        "init": often(0.25, 0.0),
+        "unflattened_size": often((3, -1), (2, 2)),
+        "size": often(3, (2, 5), None),
+        "scale_factor": often(2.0, (1.5, 0.5), None),
+        "mode": often("nearest", "bilinear"),
     }
     | {name: often(1.0, 0.5) for name in ("alpha", "beta", "delta", "negative_slope", "threshold")}
 )
@@ -330,7 +338,7 @@ def draw_any_layer(draw, depth=1):
     """A layer of any kind with settings that suit it, or not."""
     kind = LAYERS[draw(st.sampled_from([*LAYERS]))]
     inner = [] if depth else [draw(st.sampled_from([fn.ReLU(), None, fn.Linear(3, 3)]))]
-    if kind in (fn.Sequential, fn.Residual, fn.Parallel):
+    if kind in (fn.Sequential, fn.Residual, fn.Parallel, fn.Stack):
         inner += [draw_any_layer(draw, depth - 1) for _ in range(depth * draw(st.integers(0, 2)))]
         strategies = SETTINGS | {"shortcut": st.sampled_from([None, fn.Linear(3, 4), 3])}
         return kind(*inner, **draw_arguments(draw, kind, strategies))

@@ -102,6 +102,7 @@ def _transposed(case: Case) -> Case:
 def _beyond_the_paper(square: str, x: jax.Array, draw: Callable[..., jax.Array]) -> Iterator[Case]:
     """What the networks do not hold, at the sizes of a hidden layer, and of small images."""
     ops = fn.ops
+    yield Case(f"prelu {square}", ops.prelu, (x, draw(x.shape[1])))
     elementwise = ("sigmoid", "gelu", "silu", "leaky_relu", "elu", "softplus")
     for name in (*elementwise, "softmax", "log_softmax"):
         yield Case(f"{name} {square}", getattr(ops, name), (x,))
@@ -158,6 +159,13 @@ def _of_images(images: jax.Array, kernel: tuple[jax.Array, jax.Array]) -> Iterat
     yield conv2d
     # Autodiff's convolutions are slow in loops alone (ops/conv.py), so both are told.
     yield conv2d._replace(title=f"{conv2d.title}, not in a loop", looped=False)
+    weight, bias = kernel
+    rows = images.reshape(len(images), -1, images.shape[-1])
+    yield Case(f"conv1d {rows.shape} to 32, 3", _conv1d, (rows, weight[:, :, 0], bias))
+    back = weight.swapaxes(0, 1)  # of as many channels as the images have, to as many as it makes
+    yield Case(f"conv_transpose2d {sizes} to 32, 3 x 3, stride 2", _grown, (images, back, bias))
+    yield Case(f"conv_transpose1d {rows.shape} to 32, 3", _grown_row, (rows, back[:, :, 0], bias))
+    yield Case(f"interpolate {sizes}, twice", lambda x: ops.interpolate(x, None, 2), (images,))
     yield Case(f"max_pool2d {sizes}, 2 x 2", lambda x: ops.max_pool2d(x, 2), (images,))
     yield Case(
         f"max_pool2d {sizes}, 3 x 3, stride 2",
@@ -187,6 +195,18 @@ def _dropout(x, key):
 
 def _adaptive_avg_pool2d(x):
     return fn.ops.adaptive_avg_pool2d(x, 3)
+
+
+def _conv1d(x, weight, bias):
+    return fn.ops.conv1d(x, weight, bias, padding=1)
+
+
+def _grown(x, weight, bias):
+    return fn.ops.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=1)
+
+
+def _grown_row(x, weight, bias):
+    return fn.ops.conv_transpose1d(x, weight, bias, stride=2, padding=1, output_padding=1)
 
 
 def _conv2d(x, weight, bias):

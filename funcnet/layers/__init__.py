@@ -16,6 +16,7 @@ from funcnet.layers.activations import (
     GELU,
     LeakyReLU,
     LogSoftmax,
+    PReLU,
     ReLU,
     Sigmoid,
     SiLU,
@@ -31,7 +32,7 @@ from funcnet.layers.attention import (
 )
 from funcnet.layers.composition import Call, Container
 from funcnet.layers.containers import Parallel, Residual, Sequential, Stack
-from funcnet.layers.conv import Conv2d
+from funcnet.layers.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from funcnet.layers.dropout import Dropout
 from funcnet.layers.embedding import Embedding
 from funcnet.layers.linear import Linear
@@ -48,8 +49,17 @@ from funcnet.layers.losses import (
 )
 from funcnet.layers.module import Function, Module, Output, Params, State
 from funcnet.layers.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
-from funcnet.layers.pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
+from funcnet.layers.pooling import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    Flatten,
+    Identity,
+    MaxPool2d,
+    Unflatten,
+    Upsample,
+)
 from funcnet.layers.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from funcnet.layers.remat import Remat
 
 __all__ = [
     "ELU",
@@ -64,7 +74,10 @@ __all__ = [
     "BatchNorm2d",
     "Call",
     "Container",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
@@ -73,6 +86,7 @@ __all__ = [
     "GRUCell",
     "GroupNorm",
     "HuberLoss",
+    "Identity",
     "KLDivLoss",
     "KeyValueCache",
     "L1Loss",
@@ -88,11 +102,13 @@ __all__ = [
     "MultiheadAttention",
     "NLLLoss",
     "Output",
+    "PReLU",
     "Parallel",
     "Params",
     "RMSNorm",
     "RNNCell",
     "ReLU",
+    "Remat",
     "Residual",
     "Sequential",
     "SiLU",
@@ -105,4 +121,6 @@ __all__ = [
     "Tanh",
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
+    "Unflatten",
+    "Upsample",
 ]

@@ -1,12 +1,20 @@
-"""Layers without parameters that apply one function: to each entry, or along one axis."""
+"""Layers that apply one function: to each entry, or along one axis."""
 
 import dataclasses
+from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from funcnet import ops
-from funcnet._internal.checks import require_int, require_number
+from funcnet._internal.checks import (
+    require_floating_dtype,
+    require_int,
+    require_key,
+    require_number,
+    require_positive_int,
+)
 from funcnet._internal.fields import set_fields
 from funcnet.layers.module import (
     Module,
@@ -72,6 +80,51 @@ class LeakyReLU(Activation):
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`ops.leaky_relu`."""
         return ops.leaky_relu(x, self.negative_slope)
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class PReLU(Module):
+    """x where it is positive, else a learned slope times x (`torch.nn.PReLU`).
+
+    Args:
+        num_parameters: 1 slope for all channels, or as many as there are channels, which are last.
+        init: where the slopes start.
+
+    Raises:
+        ConfigError: num_parameters is not a positive integer, or init no finite number.
+    """
+
+    num_parameters: int
+    slope: float
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25):
+        count = require_positive_int("PReLU's num_parameters", num_parameters)
+        set_fields(self, num_parameters=count, slope=require_number("PReLU's init", init))
+
+    def __repr__(self) -> str:
+        return f"PReLU(num_parameters={self.num_parameters}, init={self.slope})"
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
+        """Params {"weight": (num_parameters,)}, state ()."""
+        require_key(key)
+        shape = (self.num_parameters,)
+        return {"weight": jnp.full(shape, self.slope, require_floating_dtype(dtype))}, ()
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """(..., channels) -> (..., channels); see `ops.prelu`."""
+        require_params(self, params, {"weight": (self.num_parameters,)})
+        require_stateless(self, state)
+        fix = f"set num_parameters={x.shape[-1]}" if x.ndim else ""
+        with naming(self, x, lambda: fix):
+            return Output(ops.prelu(x, params["weight"]), state)
 
 
 @dataclasses.dataclass(frozen=True)

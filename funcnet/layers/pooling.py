@@ -1,15 +1,16 @@
-"""Layers that summarise windows of an image, and Flatten, which often follows them."""
+"""Layers that change the shape: of images by windows or copies, of arrays by their axes."""
 
 import dataclasses
 import math
+from typing import Any, Literal
 
 from jax import Array
 from jaxtyping import Float
 
 from funcnet import ops
-from funcnet._internal.checks import require_int
+from funcnet._internal.checks import require_choice, require_int
 from funcnet._internal.fields import set_fields
-from funcnet.errors import ShapeError
+from funcnet.errors import ConfigError, ShapeError
 from funcnet.layers.module import (
     Module,
     Output,
@@ -21,6 +22,7 @@ from funcnet.layers.module import (
 )
 from funcnet.ops._checks import require_floating
 from funcnet.ops._windows import Size
+from funcnet.ops.interpolate import require_size
 from funcnet.ops.pooling import require_divisor, require_output_size, require_pooling
 
 
@@ -158,6 +160,25 @@ class AdaptiveAvgPool2d(Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class Identity(Module):
+    """Its input (`torch.nn.Identity`): holds a place where a layer may stand."""
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """X -> x, an array or any pytree of arrays."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        return Output(x, state)
+
+
+@dataclasses.dataclass(frozen=True)
 class Flatten(Module):
     """Axes from start_dim to end_dim become one (`torch.nn.Flatten`).
 
@@ -206,3 +227,92 @@ class Flatten(Module):
             )
         merged = math.prod(x.shape[first : last + 1])
         return Output(x.reshape(*x.shape[:first], merged, *x.shape[last + 1 :]), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unflatten(Module):
+    """One axis becomes several (`torch.nn.Unflatten`).
+
+    Args:
+        dim: which axis; -1 is the last.
+        unflattened_size: the sizes that it becomes; one of them may be -1, for what is left.
+
+    Raises:
+        ConfigError: an axis that is not an integer, or sizes without meaning.
+    """
+
+    dim: int
+    unflattened_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        name = "Unflatten's unflattened_size"
+        given: Any = self.unflattened_size
+        if not isinstance(given, tuple | list) or not given:
+            raise ConfigError(f"{name} is {given!r}, expected a tuple of sizes, such as (3, -1)")
+        sizes = tuple(require_int(name, size) for size in given)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ConfigError(f"{name} is {sizes}, expected sizes of at least 1, one of them -1")
+        set_fields(self, dim=require_int("Unflatten's dim", self.dim), unflattened_size=sizes)
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "..."],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """(..., a * b, ...) -> (..., a, b, ...)."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        require_floating(repr(self), x=x)
+        sizes, known = self.unflattened_size, math.prod(s for s in self.unflattened_size if s > 0)
+        inside = -x.ndim <= self.dim < x.ndim
+        size = x.shape[self.dim] if inside else 0
+        if not inside or (size % known if -1 in sizes else size != known):
+            raise ShapeError(
+                f"{self!r} got an input of shape {x.shape}, expected an axis {self.dim} that "
+                f"{'is a multiple of' if -1 in sizes else 'has size'} {known}"
+            )
+        place = self.dim % x.ndim
+        made = tuple(size // known if s == -1 else s for s in sizes)
+        return Output(x.reshape(*x.shape[:place], *made, *x.shape[place + 1 :]), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Upsample(Module):
+    """Images of another size, channels last (`torch.nn.Upsample`).
+
+    Args:
+        size: the pixels of the outputs, an integer or (rows, columns).
+        scale_factor: or by how much they grow, a number or one for rows and one for columns.
+        mode: "nearest": each pixel is a copy of the nearest.
+
+    Raises:
+        ConfigError: not exactly one of size and scale_factor, or one without meaning.
+    """
+
+    size: Size | None = None
+    scale_factor: float | tuple[float, float] | None = None
+    mode: Literal["nearest"] = "nearest"
+
+    def __post_init__(self) -> None:
+        require_choice("Upsample's mode", self.mode, ("nearest",))
+        size, factors = require_size("Upsample", self.size, self.scale_factor)
+        set_fields(self, size=size, scale_factor=None if size else factors)
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Float[Array, "... height width channels"],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """(..., height, width, channels) -> (..., rows, columns, channels)."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        with naming(self, x):
+            return Output(ops.interpolate(x, self.size, self.scale_factor, self.mode), state)

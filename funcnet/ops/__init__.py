@@ -4,6 +4,7 @@ from funcnet.ops.activations import (
     elu,
     gelu,
     leaky_relu,
+    prelu,
     relu,
     sigmoid,
     silu,
@@ -12,9 +13,11 @@ from funcnet.ops.activations import (
 )
 from funcnet.ops.attention import scaled_dot_product_attention
 from funcnet.ops.concatenate import concatenate
-from funcnet.ops.conv import conv2d
+from funcnet.ops.conv import conv1d, conv2d
+from funcnet.ops.conv_transpose import conv_transpose1d, conv_transpose2d
 from funcnet.ops.dropout import dropout
 from funcnet.ops.embedding import embedding
+from funcnet.ops.interpolate import interpolate
 from funcnet.ops.linear import linear
 from funcnet.ops.losses import (
     binary_cross_entropy_with_logits,
@@ -38,7 +41,10 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "concatenate",
+    "conv1d",
     "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "elu",
@@ -47,6 +53,7 @@ __all__ = [
     "group_norm",
     "gru",
     "huber_loss",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -57,6 +64,7 @@ __all__ = [
     "max_pool2d",
     "mse_loss",
     "nll_loss",
+    "prelu",
     "relu",
     "rms_norm",
     "rnn",

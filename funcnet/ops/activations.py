@@ -20,6 +20,13 @@ leaky_relu: Y = X where X > 0, else s X.  f'(X) is 1 or s; at the kink it is s, 
 
     Residual: Y, which for s >= 0 is positive exactly where X is; X for a negative s.
 
+prelu: Y = X where X > 0, else A X, with a learned slope A, one for all channels or one for each.
+
+        δY = δX where X > 0, else A δX + δA X
+        dX = dY where X > 0, else A dY                dA = Σ dY X over the places with X <= 0
+
+    Residual: X and A.
+
 elu: Y = X where X > 0, else α (exp X - 1).  f'(X) is 1 or α exp X; without a kink for α = 1,
     otherwise α at 0, as in PyTorch.
 
@@ -80,7 +87,7 @@ from jax import Array
 from jaxtyping import Float
 
 from funcnet._internal.checks import require_number
-from funcnet.errors import ConfigError
+from funcnet.errors import ConfigError, ShapeError
 from funcnet.ops._checks import require_floating, require_held
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
@@ -173,6 +180,56 @@ def _leaky_relu_bwd(negative_slope, kept, dY):
 
 
 leaky_relu: Final = rule(_leaky_relu, _leaky_relu_fwd, _leaky_relu_bwd, nondiff_argnums=(1,))
+
+
+def _prelu(
+    x: Float[Array, "... channels"], weight: Float[Array, " 1_or_channels"]
+) -> Float[Array, "... channels"]:
+    """`x` where it is positive, else `weight * x` (He et al., 2015, equation 1).
+
+    The slope at 0 is `weight`. The backward pass is derived in the docstring of
+    funcnet/ops/activations.py.
+
+    Args:
+        x: (..., channels), floating.
+        weight: (1,) for all channels or (channels,), floating.
+
+    Returns:
+        (..., channels), in the dtype that both promote to.
+
+    Raises:
+        DtypeError: x or weight is not a floating array.
+        ShapeError: weight has another shape.
+    """
+    require_floating("prelu", x=x, weight=weight)
+    if weight.ndim != 1 or weight.shape not in ((1,), x.shape[-1:]):
+        raise ShapeError(
+            f"prelu: weight has shape {weight.shape} and x {x.shape}, expected (1,), or "
+            f"{x.shape[-1:]}, one entry for each channel, which are x's last axis"
+        )
+    y = jnp.where(x > 0, x, _for_channels(weight, x) * x)
+    return y.astype(jnp.result_type(x, weight))
+
+
+def _for_channels(weight, x):
+    """A, with as many axes as x has."""
+    return weight.reshape((1,) * (x.ndim - 1) + weight.shape) if x.ndim else weight[0]
+
+
+def _prelu_fwd(x, weight):
+    return _prelu(x, weight), (x, weight)
+
+
+def _prelu_bwd(residuals, dY):
+    x, weight = residuals
+    # y = where(x > 0, x, weight * x)
+    dX = jnp.where(x > 0, dY, _for_channels(weight, x) * dY)
+    dA = jnp.where(x > 0, 0, wide(dY) * x)
+    axes = tuple(range(x.ndim)) if weight.shape == (1,) else tuple(range(x.ndim - 1))
+    return like(dX, x), like(dA.sum(axis=axes).reshape(weight.shape), weight)
+
+
+prelu: Final = rule(_prelu, _prelu_fwd, _prelu_bwd)
 
 
 def _elu(x: Float[Array, "..."], alpha: float = 1.0) -> Float[Array, "..."]:

@@ -36,11 +36,13 @@ part g of Y is the convolution of the parts g. So are all cotangents, part by pa
 Residuals: X and K, which the caller holds anyway. Y appears in no cotangent.
 """
 
+from typing import Any, Literal
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from funcnet._internal.checks import require_positive_int
+from funcnet._internal.checks import require_int, require_positive_int
 from funcnet.errors import ShapeError
 from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
@@ -64,15 +66,7 @@ from funcnet.ops.kernels.conv import ordered
 
 def _conv2d(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
     dtype = jnp.result_type(*(a for a in (x, weight, bias) if a is not None))
-    y = lax.conv_general_dilated(  # (N, H, W, C) (O, C/G, k, k) -> (N, H', W', O)
-        merged(x.astype(dtype)),
-        weight.astype(dtype),
-        windows.stride,
-        windows.padding,
-        rhs_dilation=windows.dilation,
-        dimension_numbers=("NHWC", "OIHW", "NHWC"),
-        feature_group_count=groups,
-    )
+    y = convolved(merged(x.astype(dtype)), weight.astype(dtype), windows, groups)
     y = y.reshape(*x.shape[:-3], *y.shape[1:])
     return y if bias is None else y + bias.astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -84,8 +78,29 @@ def _conv2d_fwd(x, weight, bias, windows, groups):
 def _conv2d_bwd(windows, groups, residuals, dY):
     x, weight, bias = residuals
     images, kernel, dZ = merged(x).astype(dY.dtype), weight.astype(dY.dtype), merged(dY)
-    # y = x * weight: dY, spread, with the kernel turned
-    dX = lax.conv_general_dilated(  # (N, H', W', O) (k, k, O/G, C) -> (N, H, W, C)
+    # y = x * weight
+    dX, dK = spread(dZ, kernel, windows, groups), taken_as_kernel(images, dZ, windows, groups)
+    # y + bias
+    db = None if bias is None else like(dZ.sum(axis=(0, 1, 2)), bias)  # (N, H', W', O) -> (O,)
+    return like(dX.reshape(x.shape), x), like(dK, weight), db
+
+
+def convolved(images: Array, kernel: Array, windows: Windows, groups: int) -> Array:
+    """Y of the derivation, without the bias."""
+    return lax.conv_general_dilated(  # (N, H, W, C) (O, C/G, k, k) -> (N, H', W', O)
+        images,
+        kernel,
+        windows.stride,
+        windows.padding,
+        rhs_dilation=windows.dilation,
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def spread(dZ: Array, kernel: Array, windows: Windows, groups: int) -> Array:
+    """DX of the derivation: dY, spread, with the kernel turned."""
+    return lax.conv_general_dilated(  # (N, H', W', O) (k, k, O/G, C) -> (N, H, W, C)
         dZ,
         exchanged(kernel[:, :, ::-1, ::-1], groups),
         (1, 1),
@@ -95,8 +110,11 @@ def _conv2d_bwd(windows, groups, residuals, dY):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-    # y = x * weight: x with dY as its kernel, stride and dilation exchanged, channels as the batch
-    dK = lax.conv_general_dilated(  # (N, H, W, C) (N, H', W', O) -> (O, C/G, k, k)
+
+
+def taken_as_kernel(images: Array, dZ: Array, windows: Windows, groups: int) -> Array:
+    """DK of the derivation: dY as X's kernel, its stride and dilation exchanged, C as the batch."""
+    return lax.conv_general_dilated(  # (N, H, W, C) (N, H', W', O) -> (O, C/G, k, k)
         images,
         dZ,
         windows.dilation,
@@ -105,9 +123,6 @@ def _conv2d_bwd(windows, groups, residuals, dY):
         dimension_numbers=("CHWN", "IHWO", "CNHW"),
         batch_group_count=groups,
     )
-    # y + bias
-    db = None if bias is None else like(dZ.sum(axis=(0, 1, 2)), bias)  # (N, H', W', O) -> (O,)
-    return like(dX.reshape(x.shape), x), like(dK, weight), db
 
 
 _rule = rule(_conv2d, _conv2d_fwd, _conv2d_bwd, nondiff_argnums=(3, 4), kernel=ordered)
@@ -164,6 +179,67 @@ def _sides(padding, kernel, dilation) -> tuple[Pair, Pair]:
         return (rows, rows), (columns, columns)
     rows, columns = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
     return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+
+
+def conv1d(
+    x: Float[Array, "... length in_channels"],
+    weight: Float[Array, "out_channels in_channels/groups kernel_size"],
+    bias: Float[Array, " out_channels"] | None = None,
+    stride: int = 1,
+    padding: int | Literal["same", "valid"] = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Float[Array, "... out_length out_channels"]:
+    """Convolution along one axis, as PyTorch defines it, the channels last.
+
+    A series is an image of one row, and so its rule is that of `conv2d`, whose sum over i has one
+    term: the backward pass is derived in the docstring of funcnet/ops/conv.py.
+
+    Args:
+        x: (..., length, in_channels), floating.
+        weight: (out_channels, in_channels / groups, kernel_size), floating.
+        bias: (out_channels,) or None for no bias.
+        stride: from one place of the kernel to the next.
+        padding: zeros on each side, an integer; "valid" for none, "same" for as many as keep the
+            length (stride 1; of an odd number one more at the end).
+        dilation: from one tap of the kernel to the next.
+        groups: into how many parts the channels fall.
+
+    Returns:
+        (..., L', out_channels), in the dtype the arguments promote to, with
+        L' = (length + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1.
+
+    Raises:
+        ShapeError, DtypeError, ConfigError: the arguments do not fit each other.
+    """
+    stride = require_positive_int("conv1d: stride", stride)
+    dilation = require_positive_int("conv1d: dilation", dilation)
+    row_padding = row_of("conv1d: padding", padding, stride)
+    require_series("conv1d", x, weight)
+    y = conv2d(row(x), weight[:, :, None], bias, (1, stride), row_padding, (1, dilation), groups)
+    return jnp.squeeze(y, -3)
+
+
+def row_of(name: str, padding: Any, stride: int) -> Padding:
+    """A series' padding as that of an image of one row."""
+    if isinstance(padding, str):
+        return require_padding(name, padding, (1, stride))
+    return (0, require_pair(name, require_int(name, padding), 0)[1])
+
+
+def row(x: Array) -> Array:
+    """(..., L, C) -> (..., 1, L, C)."""
+    return jnp.expand_dims(x, -3)
+
+
+def require_series(function: str, x: Any, weight: Any) -> None:
+    """Raise unless an array has the axes of series, and the weight those of their kernel."""
+    require_floating(function, x=x, weight=weight)
+    if x.ndim < 2 or weight.ndim != 3:
+        raise ShapeError(
+            f"{function}: x has shape {x.shape} and weight {weight.shape}, expected (..., length, "
+            f"channels) and three axes, the last of them the taps of the kernel"
+        )
 
 
 def _check(x, weight, bias, groups):

@@ -11,6 +11,13 @@ def elementwise(rng, dtype, leading):
     return (normal(rng, dtype, (*leading, 3)),)
 
 
+def sloped(slopes: int):
+    def arguments(rng, dtype, leading):
+        return normal(rng, dtype, (*leading, 3)), normal(rng, dtype, (slopes,))
+
+    return arguments
+
+
 def two_axes(rng, dtype, leading):
     return (normal(rng, dtype, (*leading, 2, 3)),)
 
@@ -61,6 +68,10 @@ RULES: dict[str, list[Case]] = {
         Case("last axis", ops.log_softmax, elementwise),
         Case("another axis", with_options(ops.log_softmax, -2), two_axes, minor=True),
         Case("large", ops.log_softmax, large, minor=True),
+    ],
+    "prelu": [
+        Case("one slope", ops.prelu, sloped(1)),
+        Case("a slope a channel", ops.prelu, sloped(3), minor=True),
     ],
     "relu": [Case("relu", ops.relu, elementwise)],
     "sigmoid": [

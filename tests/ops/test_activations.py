@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import funcnet
-from funcnet.errors import ConfigError, DtypeError
+from funcnet.errors import ConfigError, DtypeError, ShapeError
 from tests.ops.against_torch import agree, gradients, torch_gradients
 
 ops: Any = funcnet.ops  # called with what they refuse too
@@ -173,3 +173,30 @@ def test_every_dtype_keeps_its_digits(name, options, dtype):
 def test_what_no_activation_takes(call, error, says):
     with pytest.raises(error, match=says):
         call(jnp.ones((2, 3)))
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("slopes", [[0.25], [0.3, -0.5, 0.0]])
+def test_prelu_is_pytorchs(slopes):
+    """At 0 and at infinities too; PyTorch's channels are the second axis."""
+    import torch
+
+    x = np.array([*INNER[:12], -1e4, 1e4, 5.0]).reshape(5, 3)
+    g = np.random.default_rng(0).normal(size=x.shape)
+    args = [x, np.array(slopes)]
+    agree(gradients(ops.prelu, args, g), torch_gradients(torch.nn.functional.prelu, args, g))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"), [((4, 3), (2,)), ((4, 3), ()), ((4, 3), (1, 1)), ((), (2,)), ((), ())]
+)
+def test_slopes_of_prelu_that_do_not_fit_are_refused(x, weight):
+    with pytest.raises(ShapeError, match="one entry for each channel"):
+        ops.prelu(jnp.ones(x), jnp.ones(weight))
+
+
+def test_prelu_of_a_single_number():
+    value, pullback = jax.vjp(ops.prelu, jnp.float32(-2), jnp.array([0.5]))
+    assert value == -1
+    assert pullback(jnp.float32(3)) == (1.5, jnp.array([-6.0]))

@@ -194,3 +194,103 @@ def test_adaptive_avg_pool2d(size):
             lambda x: torch.nn.functional.adaptive_avg_pool2d(x, size),
             [image_of(leading, 3, 7, 8)],
         )
+
+
+# Series, transposes, other sizes.
+
+
+def rows_last(f):
+    """A PyTorch function of series, as one of series with any leading axes and channels last."""
+
+    def function(x, *args):
+        y = f(x.reshape(-1, *x.shape[-2:]).transpose(1, 2), *args).transpose(1, 2)
+        return y.reshape(*x.shape[:-2], *y.shape[1:])
+
+    return function
+
+
+def compare_series(ours, theirs, args):
+    g = np.random.default_rng(1).normal(size=ours(*map(jnp.asarray, args)).shape)
+    agree(gradients(ours, args, g), torch_gradients(rows_last(theirs), args, g))
+
+
+@pytest.mark.few(2, 2)
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+@pytest.mark.parametrize(
+    ("leading", "stride", "padding", "dilation", "groups", "bias"),
+    [
+        ((), 1, 0, 1, 1, True),
+        ((2, 3), 2, 1, 2, 2, False),
+        ((3,), 1, "same", 2, 1, True),
+        ((0,), 3, "valid", 1, 4, True),
+    ],
+)
+def test_conv1d(leading, stride, padding, dilation, groups, bias):
+    import torch
+
+    rng = np.random.default_rng(2)
+    args = [rng.normal(size=(*leading, 9, 4)), rng.normal(size=(8, 4 // groups, 3))]
+    args += [rng.normal(size=8)] if bias else []
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    compare_series(
+        lambda *args: ops.conv1d(*args, **options),
+        lambda *args: torch.nn.functional.conv1d(*args, **options),
+        args,
+    )
+
+
+TRANSPOSED = [
+    ((), (3, 3), 1, 0, 0, 1, 1),
+    ((2, 3), (2, 3), 2, 1, 1, 1, 1),
+    ((3,), (3, 2), (2, 1), (0, 2), (1, 0), 2, (1, 2)),
+    ((3,), (1, 1), 2, 0, 1, 4, 1),
+    ((2,), (2, 2), 1, 1, (2, 1), 1, (3, 2)),  # the output padding reaches beyond the stride
+    ((0,), (3, 3), 2, 1, 0, 2, 1),
+    ((2,), (3, 3), (1, 3), (2, 1), (0, 2), 2, 2),
+]
+
+
+@pytest.mark.few(2, 2)
+@pytest.mark.parametrize("case", TRANSPOSED, ids=str)
+def test_conv_transpose2d(case):
+    import torch
+
+    leading, kernel, stride, padding, more, groups, dilation = case
+    rng = np.random.default_rng(2)
+    weight = rng.normal(size=(4, 8 // groups, *kernel))
+    args = [image_of(leading, 4, 5, 4), weight, rng.normal(size=8)]
+    options = {"stride": stride, "padding": padding, "output_padding": more}
+    options |= {"groups": groups, "dilation": dilation}
+    compare(
+        lambda *args: ops.conv_transpose2d(*args, **options),
+        lambda *args: torch.nn.functional.conv_transpose2d(*args, **options),
+        args,
+    )
+
+
+@pytest.mark.parametrize("options", [(1, 0, 0, 1, 1), (2, 1, 1, 2, 2)])
+def test_conv_transpose1d(options):
+    import torch
+
+    rng = np.random.default_rng(2)
+    weight = rng.normal(size=(4, 8 // options[3], 3))
+    args = [rng.normal(size=(2, 6, 4)), weight, rng.normal(size=8)]
+    compare_series(
+        lambda *args: ops.conv_transpose1d(*args, *options),
+        lambda *args: torch.nn.functional.conv_transpose1d(*args, *options),
+        args,
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes", [(9, None), ((3, 16), None), (None, 2), (None, (1.5, 0.7)), (None, 3.3), (7, None)]
+)
+def test_interpolate(sizes):
+    import torch
+
+    for leading in ((), (2, 3)):
+        compare(
+            lambda x: ops.interpolate(x, *sizes),
+            lambda x: torch.nn.functional.interpolate(x, *sizes),
+            [image_of(leading, 3, 7, 8)],
+        )
