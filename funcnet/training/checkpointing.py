@@ -159,7 +159,9 @@ def about_run(
     """
     size = min(trainer.batch_size, arrays.examples(data))
     batch = arrays.of_batch(data, size)
+    mixed = {"compute_dtype": trainer.compute_dtype, "loss_scale": trainer.loss_scale}
     return {
+        **{name: str(value) for name, value in mixed.items() if value is not None},
         "model": describe(trainer.model),
         "loss": describe(trainer.loss),
         "optimizer": describe(trainer.optimizer),

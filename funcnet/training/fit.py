@@ -25,6 +25,7 @@ from funcnet._internal.checks import (
     require_key,
     require_positive_int,
 )
+from funcnet._internal.fields import set_fields
 from funcnet.data import arrays
 from funcnet.errors import (
     ConfigError,
@@ -55,6 +56,7 @@ from funcnet.training.optimizers import (
     require_optimizer,
     trial,
 )
+from funcnet.training.precision import Scale, often_skipped
 from funcnet.training.result import FitResult, history_of, require_labels, result_of
 from funcnet.training.signals import Held, held_signals
 from funcnet.training.state import (
@@ -89,7 +91,7 @@ class Settings:
     epochs: int
     patience: int | None
     watching: Watching
-    callbacks: tuple[Callback, ...]
+    callbacks: Sequence[Callback]
     progress: bool | str
     checkpoint_dir: str | os.PathLike[str] | None
     checkpoint_every: int | timedelta | None
@@ -97,6 +99,9 @@ class Settings:
     given: tuple[Params | None, State | None] | None
     """The parameters and state to start from, as the caller gave them."""
     clock: Clock = dataclasses.field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        set_fields(self, callbacks=require_callbacks(self.callbacks))
 
 
 def fit(
@@ -123,6 +128,8 @@ def fit(
     checkpoint_every: int | timedelta | None = None,
     resume: bool = False,
     on_divergence: Literal["raise", "keep"] = "raise",
+    compute_dtype: Any = None,
+    loss_scale: Scale = None,
 ) -> FitResult:
     """Train a model; check everything first, show progress, raise on divergence.
 
@@ -168,6 +175,9 @@ def fit(
             `epochs` may be more. If nothing is saved there, start.
         on_divergence: "raise" the error below, or "keep" the last finite epoch's result, with a
             warning; `history["diverged_at"]` tells.
+        compute_dtype: dtype of the forward and the backward pass in training, see `Trainer`: mixed
+            precision, where `dtype` is that of the parameters.
+        loss_scale: for compute_dtype=jnp.float16, see `Trainer`.
 
     Raises:
         ShapeError, DtypeError, DataError, ConfigError, ParamsError: before training.
@@ -181,18 +191,16 @@ def fit(
             piece of epochs at hand; `.result` holds what was learned until then. A second Ctrl-C
             does not wait.
     """
-    trainer = Trainer(model, loss, require_optimizer(optimizer), batch_size, metrics)
-    given = {"params": params, "state": state, "sample_weight": sample_weight}
-    _require_start(dtype, key=key, data=data, validation=validation, **given)
-    require_choice("on_divergence", on_divergence, ("raise", "keep"))
+    mixed = compute_dtype, loss_scale
+    trainer = Trainer(model, loss, require_optimizer(optimizer), batch_size, metrics, *mixed)
+    _require_start(dtype, on_divergence, key, data, validation, params, state, sample_weight)
     saving = _checked_saving(checkpoint_dir, checkpoint_every, resume)
     epochs = require_epochs(epochs)
     trainer, data, validation = _checked_sets(trainer, data, sample_weight, validation, dtype)
     watching = _watching(trainer, validation, patience, watch, watch_mode)
-    called = require_callbacks(callbacks)
-    start_from = None if params is None and state is None else (params, state)
+    given = None if params is None and state is None else (params, state)
     settings = Settings(
-        trainer, data, validation, epochs, patience, watching, called, progress, *saving, start_from
+        trainer, data, validation, epochs, patience, watching, callbacks, progress, *saving, given
     )
     _warn_of_climbing(trainer, dtype)
     return _result_or_error(settings, _trained(settings, key, dtype), on_divergence)
@@ -202,7 +210,9 @@ def _result_or_error(settings: Settings, carry: Progress, on_divergence: str) ->
     """What was learned; or a warning or an error that the run has diverged."""
     result, diverged_at = _result(settings, carry), int(carry.diverged_at)
     if diverged_at < 0:
-        for warning in (held_back(result.run.opt_state), overflowed(result.run.opt_state)):
+        run = result.run
+        skipped = often_skipped(settings.trainer.loss_scale, run)
+        for warning in (held_back(run.opt_state), overflowed(run.opt_state), skipped):
             if warning:
                 warnings.warn(warning, RuntimeWarning, stacklevel=3)
         return result
@@ -378,9 +388,19 @@ def _train_saving(settings: Settings, checkpoints: Checkpoints, carry: Progress)
     return carry
 
 
-def _require_start(dtype: Any, key: Any, **given: Any) -> None:
-    """Raise unless this is a dtype and a key, and nothing is traced."""
-    given = {"key": key, **given}
+def _require_start(
+    dtype: Any,
+    on_divergence: Any,
+    key: Any,
+    data: Any,
+    validation: Any,
+    params: Any,
+    state: Any,
+    sample_weight: Any,
+) -> None:
+    """Raise unless these are a dtype, a choice and a key, and nothing is traced."""
+    given = {"key": key, "data": data, "validation": validation, "params": params}
+    given |= {"state": state, "sample_weight": sample_weight}
     for name, tree in given.items():
         # A generator is refused with the data: it is no node of a pytree.
         leaves = jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, Iterator))
@@ -391,6 +411,7 @@ def _require_start(dtype: Any, key: Any, **given: Any) -> None:
             )
     require_key(key)
     require_floating_dtype(dtype)
+    require_choice("on_divergence", on_divergence, ("raise", "keep"))
 
 
 def _require_patience(patience, validation):

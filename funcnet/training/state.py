@@ -27,7 +27,8 @@ class TrainState(NamedTuple):
         opt_state: the optimizer's state.
         key: typed scalar key; epoch e draws from fold_in(key, e).
         epoch: () int32, how many epochs have been trained.
-        step: () int32, how many updates have been made.
+        step: () int32, how many updates have been made, or left out for their loss scale.
+        loss_scale: what the loss is multiplied by in float16; () without `loss_scale`.
     """
 
     params: Params
@@ -36,6 +37,7 @@ class TrainState(NamedTuple):
     key: Array
     epoch: Array
     step: Array
+    loss_scale: Any = ()
 
 
 class Clock:

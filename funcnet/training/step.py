@@ -11,8 +11,9 @@ from jax import Array
 from funcnet.data import arrays, shuffle
 from funcnet.errors import DtypeError, ParamsError, ShapeError
 from funcnet.layers.module import as_pair
+from funcnet.training import precision
 from funcnet.training.optimizers import optimizer_update, require_same_outline
-from funcnet.training.state import TrainState, loss_dtype, outline
+from funcnet.training.state import TrainState, chosen, loss_dtype, outline
 from funcnet.training.weights import weighted_loss
 
 # No epoch's number: what a single step draws is not what an epoch draws.
@@ -76,29 +77,42 @@ def watched_update(
     """The same, and the gradient and the updates."""
 
     def loss_of(params):
-        return loss_and_state(trainer, params, run.state, x, y, key)
+        loss, (state, prediction) = loss_and_state(trainer, params, run.state, x, y, key)
+        return precision.times(run.loss_scale, loss), (loss, state, prediction)
 
-    (loss, (state, prediction)), gradient = jax.value_and_grad(loss_of, has_aux=True)(run.params)
+    gradient, (loss, state, prediction) = jax.grad(loss_of, has_aux=True)(run.params)
+    gradient = precision.divided(run.loss_scale, gradient)
     updates, opt_state = optimizer_update(
         trainer.optimizer,
         gradient,
         run.opt_state,
         run.params,
         value=loss,
-        value_fn=lambda params: loss_of(params)[0],
+        value_fn=lambda params: loss_of(params)[1][0],
     )
     require_same_outline(run.opt_state, opt_state)
     params = optax.apply_updates(run.params, updates)
-    run = run._replace(params=params, state=state, opt_state=opt_state)
+    after = run._replace(params=params, state=state, opt_state=opt_state)
+    run = after if trainer.loss_scale is None else _scaled(trainer, run, after, gradient)
     return run, loss.astype(loss_dtype(params)), prediction, gradient, updates
+
+
+def _scaled(trainer: Any, before: TrainState, after: TrainState, gradient: Any) -> TrainState:
+    """The run after a step under a loss scale: the one before, where the gradient is not finite."""
+    taken = precision.is_taken(trainer.loss_scale, before.loss_scale, gradient)
+    scale = precision.next_scale(trainer.loss_scale, before.loss_scale, taken)
+    return chosen(taken, after, before)._replace(loss_scale=scale)
 
 
 def loss_and_state(
     trainer: Any, params: Any, state: Any, x: Any, y: Any, key: Array
 ) -> tuple[Array, tuple[Any, Any]]:
     """The training loss of one batch, (); the model's next state and what it predicted."""
+    dtype = trainer.compute_dtype
+    params, x = precision.narrowed((params, x), dtype)
     output = trainer.model.apply(params, state, x, key=key, train=True)
     prediction, after = as_pair(trainer.model, "apply", output)
+    prediction = precision.widened(prediction, dtype)
     if outline(after) != outline(state):
         raise ParamsError(
             f"the model's state changed from {outline(state)} to {outline(after)}, expected the "

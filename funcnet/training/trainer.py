@@ -38,6 +38,13 @@ from funcnet.training import metrics
 from funcnet.training.evaluation import evaluate, mean_loss
 from funcnet.training.metrics import VALIDATION, Metric, Metrics, as_metrics
 from funcnet.training.optimizers import evaluation_params, first_state, require_optimizer
+from funcnet.training.precision import (
+    Scale,
+    first_scale,
+    require_compute_dtype,
+    require_loss_scale,
+    require_scale,
+)
 from funcnet.training.state import (
     Data,
     TrainState,
@@ -73,9 +80,14 @@ class Trainer:
             trace, where y_pred is the model's output; or an object with `init() -> carry`,
             `update(carry, y_true, y_pred) -> carry` and `result(carry) -> number`. Stored as a
             tuple of pairs.
+        compute_dtype: dtype of the forward and the backward pass in training, such as
+            jnp.bfloat16; parameters, their gradients and updates, the model's state and the loss
+            stay as they are. None for the parameters' own. Evaluation and `predict` do not use it.
+        loss_scale: for compute_dtype=jnp.float16 what the loss is multiplied by, and its gradient
+            divided: a number, or "dynamic". A step whose gradient is not finite is left out.
 
     Raises:
-        ConfigError: one of these is something else, or not hashable.
+        ConfigError, DtypeError: one of these is something else, or not hashable.
     """
 
     model: Module
@@ -83,6 +95,8 @@ class Trainer:
     optimizer: optax.GradientTransformation
     batch_size: int = 100
     metrics: Mapping[str, Metric] | Metrics | None = None
+    compute_dtype: Any = None
+    loss_scale: Scale = None
 
     def __post_init__(self) -> None:
         require_module(self.model)
@@ -90,7 +104,10 @@ class Trainer:
         optimizer = require_optimizer(self.optimizer)
         batch_size = require_positive_int("batch_size", self.batch_size)
         metrics = as_metrics(self.metrics)
+        dtype = require_compute_dtype(self.compute_dtype)
+        scale = require_loss_scale(self.loss_scale, dtype)
         set_fields(self, optimizer=optimizer, batch_size=batch_size, metrics=metrics)
+        set_fields(self, compute_dtype=dtype, loss_scale=scale)
         for name in ("model", "loss", "metrics"):
             try:
                 hash(getattr(self, name))
@@ -221,7 +238,8 @@ class Trainer:
         It equals that of another trainer which trains the same way: see `identity`. Of the
         optimizer, only how it updates counts; what it starts from is the program's argument.
         """
-        return Shared(self, lambda: (self._scored(), _made_of(self.optimizer)[::2]))
+        mixed = self.compute_dtype, self.loss_scale
+        return Shared(self, lambda: (self._scored(), _made_of(self.optimizer)[::2], mixed))
 
     @cached_property
     def _scoring(self) -> Shared:
@@ -263,7 +281,8 @@ def begun(trainer: Trainer, key: Array, params: Params, state: State) -> TrainSt
     """The run that has these parameters before its first epoch."""
     # Two zeros: fit donates the state, and a buffer can be donated once.
     opt_state = first_state(trainer._beginning, params)
-    return TrainState(params, state, opt_state, key, epoch=jnp.int32(0), step=jnp.int32(0))
+    scale = first_scale(trainer.loss_scale)
+    return TrainState(params, state, opt_state, key, jnp.int32(0), jnp.int32(0), scale)
 
 
 def _train_epochs(program, progress, data, validation, until, watching=None):
@@ -440,7 +459,8 @@ def _require_run(trainer, run):
 
 
 def _require_opt_state(trainer, run):
-    """Raise ParamsError unless this optimizer could have made the optimizer's state."""
+    """Raise ParamsError unless the trainer could have made the optimizer's state and the scale."""
+    require_scale(trainer.loss_scale, run.loss_scale)
     expected = jax.eval_shape(partial(first_state, trainer._beginning), run.params)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (run.opt_state, expected)]
     if shapes[0] != shapes[1]:

@@ -1,4 +1,4 @@
-"""Narrow products of linear: features by rows.
+"""Products of linear as a CPU is quick at: narrow layers features by rows, tall ones turned.
 
 On a CPU, XLA computes (M, N) (N, R) in half the time of (R, N) (N, M) when M and N are small and
 the R rows many. So batches of narrow vectors are computed transposed,
@@ -7,6 +7,16 @@ the R rows many. So batches of narrow vectors are computed transposed,
 
 and in a chain of layers the transposes meet and cancel. Fences stop XLA from undoing it. Wide
 layers gain nothing.
+
+Where there are many rows and more outputs than inputs, XLA copies dY, the wider operand, for
+dW = dYᵀ X. With X on the left it copies X, and the fence behind the product keeps XLA from turning
+that around again:
+
+    dW = (Xᵀ dY)ᵀ
+
+In half precision dX = dY W is computed with a result in float32, which is rounded once: XLA has a
+fast form of that for processors with AVX512-BF16 or AMX, and else widens both operands. Of Y = X Wᵀ
+and of dW it has none: each takes what float32 takes.
 """
 
 import jax
@@ -17,7 +27,7 @@ from funcnet.ops._cotangents import like
 from funcnet.ops._rule import Form
 from funcnet.ops.kernels.fence import eigen_multiplies, fence, product
 from funcnet.ops.kernels.shapes import are_known
-from funcnet.ops.kernels.thresholds import NARROW
+from funcnet.ops.kernels.thresholds import NARROW, TALL
 
 
 def narrow(plain: Form) -> Form:
@@ -31,10 +41,45 @@ def narrow(plain: Form) -> Form:
         return primal(x, weight, bias), (x, weight, bias)
 
     def backward(residuals, dY):
-        form = _narrow_bwd if _is_narrow(*residuals[:2]) else plain.backward
-        return form(residuals, dY)
+        x, weight, _ = residuals
+        if _is_narrow(x, weight):
+            return _narrow_bwd(residuals, dY)
+        if _is_tall(x, weight) or dY.dtype.itemsize == 2:
+            return _wide_bwd(residuals, dY)
+        return plain.backward(residuals, dY)
 
     return Form(primal, forward, backward)
+
+
+def _wide_bwd(residuals, dY):
+    x, weight, bias = residuals
+    rows = tuple(range(dY.ndim - 1))  # the batch axes
+    wide = jnp.promote_types(dY.dtype, jnp.float32)
+    dX = jnp.matmul(dY, weight.astype(dY.dtype), preferred_element_type=wide)
+    if _is_tall(x, weight):
+        dW = jax.lax.platform_dependent(dY, x, cpu=_turned, default=_as_it_is)
+    else:
+        dW = _as_it_is(dY, x)
+    db = None if bias is None else like(dY.sum(axis=rows), bias)
+    return like(dX, x), like(dW, weight), db
+
+
+def _turned(dY, x):
+    """((N, R) (R, M)).T -> (M, N)."""
+    dY, x = dY.reshape(-1, dY.shape[-1]), x.reshape(-1, x.shape[-1])
+    return fence(jnp.matmul(x.T, dY)).T
+
+
+def _as_it_is(dY, x):
+    """(M, R) (R, N) -> (M, N)."""
+    rows = tuple(range(dY.ndim - 1))
+    return jnp.tensordot(dY, x, axes=(rows, rows))
+
+
+def _is_tall(x, weight):
+    outputs, inputs = weight.shape
+    many = are_known(x, weight) and x.size >= TALL * inputs
+    return many and outputs >= 2 * inputs
 
 
 def _narrow(x, weight, bias):

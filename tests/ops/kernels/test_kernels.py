@@ -19,7 +19,7 @@ from funcnet.ops import kernels
 from funcnet.ops._rule import Rule, without_kernel
 from funcnet.ops.kernels.shapes import are_known
 from funcnet.ops.kernels.sums import sums, weighted_sums
-from funcnet.ops.kernels.thresholds import BLOCK, NARROW, SUMMED_BY_A_PRODUCT
+from funcnet.ops.kernels.thresholds import BLOCK, NARROW, SUMMED_BY_A_PRODUCT, TALL
 from funcnet.testing import check_vjp
 from tests.ops.cases import Case, normal
 from tests.ops.rules import RULES, linear
@@ -31,11 +31,17 @@ MODULES = {
     path.stem: importlib.import_module(f"funcnet.ops.{path.stem}") for path in OPS.glob("*.py")
 }
 
+
+def tall(rng, dtype, leading):
+    return linear(bias=True, features=(33, NARROW + 2))(rng, dtype, (*leading, TALL + 1))
+
+
 # Sizes on the other side of a threshold than those of the table.
 MORE: dict[str, list[Case]] = {
     "linear": [
         Case("narrow", ops.linear, linear(bias=True, features=(NARROW, 9))),
         Case("too wide", ops.linear, linear(bias=False, features=(NARROW + 1, 2))),
+        Case("tall", ops.linear, tall),
     ],
     "conv2d": [
         Case("several blocks", conv2d(padding=1), convolved((1, 5), (3, 3), (120, 120))),
@@ -113,6 +119,22 @@ def test_a_kernel_is_the_plain_form(case, leading, monkeypatch):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max(initial=1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("arguments", [linear(bias=True, features=(33, 70)), tall])
+def test_products_in_half_precision_are_rounded_once(arguments, dtype):
+    """Half a unit of the last place of the largest number: they are summed in float32."""
+    args = arguments(np.random.default_rng(0), dtype, (3, 5))
+    y, pullback = jax.vjp(ops.linear, *args)
+    g = normal(np.random.default_rng(1), dtype, y.shape)
+    with jax.enable_x64(True):
+        exact = jax.vjp(ops.linear, *(a.astype("float64") for a in args))[1](g.astype("float64"))
+        exact = jax.tree.map(np.asarray, exact)
+    for a, b in zip(pullback(g), exact, strict=True):
+        assert a.dtype == dtype
+        error = np.abs(np.asarray(a, np.float64) - b)
+        assert (error <= 0.6 * float(jnp.finfo(dtype).eps) * np.abs(b).max()).all()
 
 
 @pytest.mark.parametrize("name", sorted(WITH_A_KERNEL))
