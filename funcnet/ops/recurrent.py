@@ -55,6 +55,7 @@ memory", 1997; Cho et al., 2014 (gru, in PyTorch's variant); Sak et al., 2014 (p
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -68,6 +69,7 @@ from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
 from funcnet.ops._rule import rule
+from funcnet.ops.kernels.recurrent import in_stretches
 
 
 def rnn(
@@ -230,6 +232,26 @@ def _recurrence_bwd(cell, reverse, residuals, cotangents):
     x, carry, weights, counts, kept = residuals
     dY, d_last = jax.tree.map(wide, cotangents)
     W = jax.tree.map(wide, weights)
+    d_first, (dzx, dzh, dh) = _back(
+        cell, reverse, W, d_last, (jnp.moveaxis(dY, -2, 0), counts, kept)
+    )
+    # zx = W_ih x + b_ih
+    dX = jnp.moveaxis(jnp.matmul(dzx, W.ih), 0, -2)  # (T, ..., K H) (K H, I) -> (..., T, I)
+    h, c, gates = kept
+    xs = jnp.moveaxis(wide(x), -2, 0)
+    d_weights = Weights(
+        _over_rows(dzx, xs),  # (K H, I)
+        _over_rows(dzh, h),  # (K H, P)
+        None if weights.b_ih is None else _over_rows(dzx),
+        None if weights.b_hh is None else _over_rows(dzh),
+        None if weights.hr is None else _over_rows(dh, CELLS[cell].output(gates, c)),
+    )
+    d_carry = jax.tree.map(like, d_first, carry)
+    return like(dX, x), d_carry, jax.tree.map(like, d_weights, weights), None
+
+
+def _back(cell, reverse, W, d_last, steps):
+    """The recursion back over some steps: the carry's cotangent before them; dz_x, dz_h, dh."""
 
     def step(after, at):
         dY, counts, (h, c, gates) = at
@@ -250,25 +272,16 @@ def _recurrence_bwd(cell, reverse, residuals, cotangents):
             before = jax.tree.map(jnp.add, before, handed_on)
         return before, (dzx, dzh, dh)
 
-    d_first, (dzx, dzh, dh) = jax.lax.scan(
-        step, d_last, (jnp.moveaxis(dY, -2, 0), counts, kept), reverse=not reverse
-    )
-    # zx = W_ih x + b_ih
-    dX = jnp.moveaxis(jnp.matmul(dzx, W.ih), 0, -2)  # (T, ..., K H) (K H, I) -> (..., T, I)
-    h, c, gates = kept
-    xs = jnp.moveaxis(wide(x), -2, 0)
-    d_weights = Weights(
-        _over_rows(dzx, xs),  # (K H, I)
-        _over_rows(dzh, h),  # (K H, P)
-        None if weights.b_ih is None else _over_rows(dzx),
-        None if weights.b_hh is None else _over_rows(dzh),
-        None if weights.hr is None else _over_rows(dh, CELLS[cell].output(gates, c)),
-    )
-    d_carry = jax.tree.map(like, d_first, carry)
-    return like(dX, x), d_carry, jax.tree.map(like, d_weights, weights), None
+    return jax.lax.scan(step, d_last, steps, reverse=not reverse)
 
 
-_recurrent = rule(_recurrence, _recurrence_fwd, _recurrence_bwd, nondiff_argnums=(4, 5))
+_recurrent = rule(
+    _recurrence,
+    _recurrence_fwd,
+    _recurrence_bwd,
+    nondiff_argnums=(4, 5),
+    kernel=partial(in_stretches, back=_back),
+)
 
 
 def _affine(x, weight, bias):

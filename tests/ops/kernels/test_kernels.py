@@ -17,14 +17,16 @@ from jax.errors import InconclusiveDimensionOperation
 from funcnet import ops
 from funcnet.ops import kernels
 from funcnet.ops._rule import Rule, without_kernel
+from funcnet.ops.kernels import recurrent
 from funcnet.ops.kernels.shapes import are_known
 from funcnet.ops.kernels.sums import sums, weighted_sums
-from funcnet.ops.kernels.thresholds import BLOCK, NARROW, SUMMED_BY_A_PRODUCT, TALL
+from funcnet.ops.kernels.thresholds import BLOCK, NARROW, STRETCH, SUMMED_BY_A_PRODUCT, TALL
 from funcnet.testing import check_vjp
 from tests.ops.cases import Case, normal
 from tests.ops.rules import RULES, linear
 from tests.ops.rules_attention import attended, attention, dropping
 from tests.ops.rules_images import conv2d, convolved, max_pool2d, pooled
+from tests.ops.rules_recurrent import gru_padded
 
 OPS = Path(ops.__file__).parent
 MODULES = {
@@ -34,6 +36,31 @@ MODULES = {
 
 def tall(rng, dtype, leading):
     return linear(bias=True, features=(33, NARROW + 2))(rng, dtype, (*leading, TALL + 1))
+
+
+def long_steps(gates, cell=False, padded=False):
+    """As tests/ops/rules_recurrent.py, of several stretches and some steps more."""
+
+    def arguments(rng, dtype, leading):
+        units, steps = 4, 2 * STRETCH + 3
+        rows = gates * units
+        shapes = [(*leading, steps, 3), (*leading, units), *([(*leading, units)] if cell else [])]
+        shapes += [(rows, 3), (rows, units), (rows,), (rows,)]
+        args = tuple(normal(rng, dtype, shape, scale=0.3) for shape in shapes)
+        lengths = jnp.asarray(rng.integers(1, steps + 1, size=leading))
+        return (*args, lengths) if padded else args
+
+    return arguments
+
+
+def lstm_in_reverse(x, h, c, w_ih, w_hh, b_ih, b_hh):
+    return ops.lstm(x, h, c, w_ih, w_hh, b_ih, b_hh, reverse=True)
+
+
+@pytest.fixture(autouse=True)
+def long_enough(monkeypatch):
+    """What takes steps in stretches does so with few units too."""
+    monkeypatch.setattr(recurrent, "LONG", 1)
 
 
 # Sizes on the other side of a threshold than those of the table.
@@ -55,6 +82,12 @@ MORE: dict[str, list[Case]] = {
         Case("heads", attention(enable_gqa=True), attended(170, 160, heads=(4,), shared=2)),
         Case("dropout", dropping, attended(160, 160, key=True)),
     ],
+    "rnn": [Case("stretches", ops.rnn, long_steps(1))],
+    "lstm": [
+        Case("stretches", ops.lstm, long_steps(4, cell=True)),
+        Case("in reverse", lstm_in_reverse, long_steps(4, cell=True)),
+    ],
+    "gru": [Case("stretches, padded", gru_padded, long_steps(3, padded=True))],
     "max_pool2d": [Case("tiles that stick out", max_pool2d(2, ceil_mode=True), pooled((5, 7)))],
 }
 
@@ -88,7 +121,10 @@ def pulled_back(function, args):
     return jax.tree.leaves(value), [c for c in cotangents if jnp.issubdtype(c.dtype, jnp.floating)]
 
 
-WITH_A_KERNEL = {"linear", "conv2d", "max_pool2d", "avg_pool2d", "scaled_dot_product_attention"}
+WITH_A_KERNEL = {
+    *("linear", "conv2d", "max_pool2d", "avg_pool2d", "scaled_dot_product_attention"),
+    *("rnn", "lstm", "gru"),
+}
 CASES = [
     pytest.param(case, id=f"{name}-{case.name}")
     for table in (RULES, MORE)
@@ -103,9 +139,11 @@ def test_all_rules_with_a_kernel_are_here():
         "linear",
         "conv",
         "pooling",
+        "recurrent",
     }
     names = {getattr(MODULES[module], name).__name__ for module, name in rules_with_a_kernel()}
-    assert names == WITH_A_KERNEL
+    # One rule for the three, whatever the cell.
+    assert names - {"recurrence"} == WITH_A_KERNEL - {"rnn", "lstm", "gru"}
 
 
 @pytest.mark.few(7)
