@@ -17,7 +17,7 @@ from typing import Any, get_args
 import jax
 
 from experiments import results
-from experiments.bench import backward, checker, limits, report, startup, training
+from experiments.bench import backward, checker, limits, report, sequences, startup, training
 from experiments.bench.peers import Name
 from experiments.bench.workloads import (
     DISK,
@@ -44,7 +44,7 @@ class Config:
 
     workloads: tuple[str, ...] = ()
     """Which parts to measure: disk-1, disk-10, disk-100, mnist-1, mnist-10, wide, backward, cold,
-    memory, checker. By default all."""
+    memory, checker, sequences. By default all."""
     peers: tuple[Name, ...] = get_args(Name)
     """Whom to measure beside funcnet."""
     rounds: int = 9
@@ -111,7 +111,7 @@ def load() -> float | None:
 
 def parts(config: Config) -> list[str]:
     """What can be measured with these options."""
-    alone = [] if config.gpu else ["backward", "cold", "memory", "checker"]
+    alone = [] if config.gpu else ["backward", "cold", "memory", "checker", "sequences"]
     return [*every_workload(config.tiny, config.gpu), *alone]
 
 
@@ -128,6 +128,8 @@ def add_part(name: str, config: Config, bench: dict[str, Any]) -> None:
         bench["cold"] = startup.cold_calls(rounds, config.tiny)
     elif name == "checker":
         bench["checker"] = checker.measure(config.tiny)
+    elif name == "sequences":
+        bench["sequences"] = sequences.measure(rounds, config.tiny)
     elif name == "memory":
         bench["memory"] = startup.peak_memory(names, min(rounds, MEMORY_ROUNDS), config.tiny)
     else:

@@ -153,6 +153,7 @@ def page(bench: Bench, figure: str) -> str:
         _cold(bench.get("cold")),
         _memory(bench.get("memory")),
         _checker(bench.get("checker", [])),
+        _sequences(bench.get("sequences", [])),
         _left_out(bench),
     ]
     return "\n".join(section for section in sections if section)
@@ -417,6 +418,26 @@ def _checker(rules: Sequence[Mapping[str, Any]]) -> str:
         "layers;\n`check_grads` is JAX's, order 2, reverse mode. Most of it is compiling.\n\n"
         f"{table(['', 'median', 'slowest tenth, from', 'slowest'], summary)}\n"
         f"{table(['rule', *ways.values()], rows)}"
+    )
+
+
+def _sequences(cases: Sequence[Mapping[str, Any]]) -> str:
+    if not cases:
+        return ""
+    rows = []
+    for case in cases:
+        seconds = case["seconds"]
+        forms = [seconds[name] for name in ("torch", "torch.compile") if name in seconds]
+        theirs = min(forms, key=statistics.median)
+        memory = ["", ""] if case["memory"] is None else [f"{m:,.1f}" for m in case["memory"]]
+        ratios = ratio(seconds["ours"], theirs), ratio(seconds["ours"], seconds["obvious"])
+        rows.append([case["title"], *(r.text() for r in ratios), *memory])
+    header = ["", "of PyTorch's", "of jax.grad's", "MiB, funcnet", "MiB, jax.grad"]
+    return (
+        "## Sequences\n\n"
+        "Processor time on one core, forward and backward, as a part of PyTorch's better form, "
+        "eager or compiled,\nand of jax.grad of the obvious code; what XLA sets aside.\n\n"
+        f"{table(header, rows)}"
     )
 
 

@@ -16,7 +16,16 @@ pytest.importorskip("matplotlib", reason="needs the extra plots")
 import funcnet as fn
 from experiments import bench
 from experiments.__main__ import main as command_line
-from experiments.bench import backward, checker, measure, peers, report, startup, training
+from experiments.bench import (
+    backward,
+    checker,
+    measure,
+    peers,
+    report,
+    sequences,
+    startup,
+    training,
+)
 from experiments.bench.measure import DifferentError
 from experiments.bench.peers import PEERS
 from experiments.bench.peers.plain_jax import make as make_loop
@@ -425,6 +434,23 @@ def test_how_long_a_rule_takes_to_check():
     assert [{*rule} for rule in found] == [{"title", "full", "fast", "check_grads"}] * 2
     page = report.page({**BENCH, "checker": found}, "benchmark.png")
     assert f"| {found[0]['title']} |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_sequences_beside_pytorch():
+    found = sequences.measure(2, tiny=True)
+    assert [len(case["seconds"]["ours"]) for case in found] == [2] * 4
+    page = report.page({**BENCH, "sequences": found}, "benchmark.png")
+    assert "| gru (2, 5, 3) to 4 |" in page
+
+
+def test_what_computes_something_else_is_not_timed():
+    sequences._require_same("a", "b", [1.0, np.ones(3)], [1.0, np.ones(3)])
+    with pytest.raises(measure.DifferentError, match="a: b computes something else"):
+        sequences._require_same("a", "b", [np.ones(3)], [np.array([1, 1, 1.1])])
+    with pytest.raises(measure.DifferentError):
+        sequences._require_same("a", "b", [np.array([np.nan])], [np.array([1.0])])
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")

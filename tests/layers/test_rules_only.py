@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 MOVES = {
     *("reshape", "squeeze", "transpose", "broadcast_in_dim", "slice", "pad", "copy"),
-    *("convert_element_type", "add", "add_any"),
+    *("convert_element_type", "add", "add_any", "unstack"),
 }
 
 
