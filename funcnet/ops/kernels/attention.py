@@ -38,10 +38,9 @@ def by_heads(plain: Form) -> Form:
     def forward(q, k, v, mask, key, causal, p, scale):
         if not _is_large(q, k, v, mask):
             return plain.forward(q, k, v, mask, key, causal, p, scale)
-        heads = _Heads(q.shape[-3], q.shape[-2], k.shape[-2], _of_each(mask, 3), key, causal, p)
-        arrays = [
-            _of_each(a, axes) for a, axes in ((scale * wide(q), 3), (wide(k), 2), (wide(v), 2))
-        ]
+        sizes = q.shape[-3], q.shape[-2], k.shape[-2]
+        heads = _Heads(*sizes, _of_each(mask, 3), key, causal, p, scale)
+        arrays = [_of_each(a, axes) for a, axes in ((q, 3), (k, 2), (v, 2))]
         y, L = jax.lax.map(lambda head: heads.forward(*head), (*_places(q, mask), *arrays))
         y = y.reshape(*q.shape[:-1], v.shape[-1]).astype(jnp.result_type(q, k, v))
         return y, (q, k, v, mask, key, y, L.reshape(*q.shape[:-1], 1))
@@ -50,14 +49,14 @@ def by_heads(plain: Form) -> Form:
         q, k, v, mask, key, y, L = residuals
         if not _is_large(q, k, v, mask):
             return plain.backward(causal, p, scale, residuals, dO)
-        heads = _Heads(q.shape[-3], q.shape[-2], k.shape[-2], _of_each(mask, 3), key, causal, p)
-        dO = wide(dO)
-        r = (dO * wide(y)).sum(axis=-1, keepdims=True)
-        arrays = [_of_each(a, 3) for a in (scale * wide(q), L, r, dO)]
-        arrays += [_of_each(wide(a), 2) for a in (k, v)]
+        sizes = q.shape[-3], q.shape[-2], k.shape[-2]
+        heads = _Heads(*sizes, _of_each(mask, 3), key, causal, p, scale)
+        arrays = [
+            _of_each(a, axes) for a, axes in ((q, 3), (L, 3), (y, 3), (dO, 3), (k, 2), (v, 2))
+        ]
         cotangents = jax.lax.map(lambda head: heads.backward(*head), (*_places(q, mask), *arrays))
         dQ, dK, dV = (d.reshape(a.shape) for d, a in zip(cotangents, (q, k, v), strict=True))
-        return like(scale * dQ, q), like(dK, k), like(dV, v), None, None
+        return dQ, dK, dV, None, None
 
     return Form(primal, forward, backward)
 
@@ -68,7 +67,7 @@ class _Heads(NamedTuple):
     Attributes:
         groups, queries, keys: how many there are in a head.
         masks: (..., groups or 1, queries or 1, keys or 1), booleans, one for one or more heads.
-        key, causal, p: as in the plain form.
+        key, causal, p, scale: as in the plain form.
     """
 
     groups: int
@@ -78,9 +77,11 @@ class _Heads(NamedTuple):
     key: Array | None
     causal: str | None
     p: float
+    scale: float
 
     def forward(self, head, mask, q, k, v):
         """O and L of one head."""
+        q, k, v = self.scale * wide(q), wide(k), wide(v)
         ys, Ls = [], []
         for rows, seen in self.blocks():
             S = self.scores(mask, rows, q[:, rows], k[:seen])
@@ -94,8 +95,10 @@ class _Heads(NamedTuple):
             Ls.append(m + jnp.log(total))
         return jnp.concatenate(ys, axis=1), jnp.concatenate(Ls, axis=1)
 
-    def backward(self, head, mask, q, L, r, dO, k, v):
-        """The cotangents of one head: dQ / s, dK and dV."""
+    def backward(self, head, mask, *given):
+        """The cotangents of one head: dQ, dK and dV."""
+        q, L, y, dO, k, v = map(wide, given)
+        q, r = self.scale * q, (dO * y).sum(axis=-1, keepdims=True)
         dQ, dK, dV = [], jnp.zeros_like(k), jnp.zeros_like(v)
         for rows, seen in self.blocks():
             P = jnp.exp(self.scores(mask, rows, q[:, rows], k[:seen]) - L[:, rows])
@@ -107,7 +110,8 @@ class _Heads(NamedTuple):
             dS = P * (dropped(dA, B, self.p) - r[:, rows])
             dQ.append(jnp.matmul(dS, k[:seen]))  # (G, i, j) (j, D) -> (G, i, D)
             dK = dK.at[:seen].add(_over_rows(dS, q[:, rows]))
-        return jnp.concatenate(dQ, axis=1), dK, dV
+        cotangents = self.scale * jnp.concatenate(dQ, axis=1), dK, dV
+        return tuple(like(d, a) for d, a in zip(cotangents, (given[0], *given[4:]), strict=True))
 
     def blocks(self) -> Iterator[tuple[slice, int]]:
         """The queries of each block, and up to which key any of them sees."""
