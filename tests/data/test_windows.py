@@ -24,7 +24,7 @@ def copied(series, length, stride):
     return x, np.stack([series[i + 1 : i + 1 + length] for i in begins])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(2, 30), st.integers(1, 9), st.integers(1, 12), st.booleans())
 def test_windows_are_slices_of_the_series(steps, length, stride, features):
     length = min(length, steps - 1)

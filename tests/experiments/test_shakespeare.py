@@ -142,7 +142,7 @@ def logits_of(tokens):
     return np.asarray(MODEL.apply(PARAMS, state, jnp.asarray([tokens])).value[0, -1])
 
 
-@pytest.mark.parametrize("length", [1, 7, 20])
+@pytest.mark.parametrize("length", [1, pytest.param(7, marks=pytest.mark.slow), 20])
 def test_greedy_text_is_the_likeliest_step_by_step(length):
     prompt = [3, 1]
     found = generation.generate(MODEL, PARAMS, prompt, length, KEY, temperature=0)
@@ -228,6 +228,7 @@ def test_maps_are_the_weights_of_each_head():
     np.testing.assert_allclose(heads, seen["h.0.attn.c_proj"].input[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_pytorch_trains_the_same_from_the_same_start(tmp_path, capsys):
     assert command.main([*TINY, "--compare-torch", "--out", str(tmp_path)]) == 0

@@ -76,7 +76,7 @@ def test_a_gradient_is_that_of_the_narrowed_network_in_float32():
         assert logits.dtype == jnp.bfloat16
         return CE(logits.astype(jnp.float32), jnp.asarray(Y))
 
-    expected, gradient = jax.value_and_grad(of)(run.params)
+    expected, gradient = jax.jit(jax.value_and_grad(of))(run.params)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert loss.dtype == jnp.float32
     trees = map(jax.tree.leaves, (run.params, after.params, gradient))
@@ -216,6 +216,7 @@ def test_a_run_is_resumed_with_its_scale(tmp_path):
         fit(optax.sgd(1e-4), **other, epochs=6, checkpoint_dir=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_seeds_share_a_program():
     def train(key):
         trainer = fn.Trainer(
