@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from funcnet._internal.checks import require_arrays, require_key
 from funcnet._internal.fields import set_fields
 from funcnet.layers.composition import Layer, as_layer, require_taken
 from funcnet.layers.module import Module, Output, Params, State, Takes, as_pair
@@ -65,6 +66,11 @@ class Remat(Module):
     ) -> Output:
         """What the layer makes of its inputs and options."""
         require_taken(self.layer, inputs, options)
+        if key is not None:
+            require_key(key)
+        # JAX takes arrays alone as arguments, and would say so without the layer's name.
+        for leaf in jax.tree.leaves((params, state, x, inputs)):
+            require_arrays(repr(self), input=leaf)
         arrays, static = {}, {}
         for name, option in options.items():
             is_array = all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(option))

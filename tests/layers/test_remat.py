@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import funcnet as fn
-from funcnet.errors import ConfigError
+from funcnet.errors import ConfigError, DtypeError
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (4, 5, 6))
@@ -88,6 +88,9 @@ def test_what_is_no_layer_or_is_not_taken_is_refused():
     with pytest.raises(ConfigError, match="Remat's layer is 3"):
         fn.Remat(3)  # pyright: ignore[reportArgumentType]
     params, state = BLOCK.init(KEY)
+    for x, key in ((np.ma.masked_array(X, X > 0), KEY), (X, "key"), ("text", KEY)):
+        with pytest.raises(DtypeError):
+            fn.Remat(BLOCK).apply(params, state, x, key=key)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="got the option 'mask'"):
         fn.Remat(BLOCK).apply(params, state, X, mask=None)
     assert eval(repr(fn.Remat(fn.ReLU())), {**vars(fn)}) == fn.Remat(fn.ReLU())
