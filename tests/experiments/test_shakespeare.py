@@ -137,9 +137,15 @@ MODEL = GPT(7, 8, width=8, heads=2, layers=2)
 PARAMS = jax.tree.map(lambda array: 8 * array, MODEL.init(KEY)[0])
 
 
+@jax.jit
+def logits(tokens):
+    return MODEL.apply(PARAMS, MODEL.init(KEY)[1], tokens).value[0]
+
+
 def logits_of(tokens):
-    state = MODEL.init(KEY)[1]
-    return np.asarray(MODEL.apply(PARAMS, state, jnp.asarray([tokens])).value[0, -1])
+    """Behind the last token; what stands behind it in the context is not seen."""
+    context = jnp.asarray([[*tokens, *[0] * (MODEL.context - len(tokens))]])
+    return np.asarray(logits(context)[len(tokens) - 1])
 
 
 @pytest.mark.parametrize("length", [1, pytest.param(7, marks=pytest.mark.slow), 20])

@@ -299,8 +299,9 @@ def test_steps_with_a_cache_are_steps_of_the_whole():
     (whole, weights), _ = layer.apply(params, state, x, is_causal=True, need_weights=True)
     cache = fn.KeyValueCache.empty((2, 3, 9, 2))
     found = []
+    step = jax.jit(lambda x, cache: layer.apply(params, state, x, cache=cache).value)
     for begin, end in ((0, 4), (4, 5), (5, 7)):
-        (y, cache), _ = layer.apply(params, state, x[:, begin:end], cache=cache)
+        y, cache = step(x[:, begin:end], cache)
         found.append(y)
     np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-5, atol=1e-6)
     assert int(cache.length) == 7
@@ -321,8 +322,10 @@ def test_gradients_flow_through_a_cache():
         (rest, _), _ = layer.apply(params, state, x[2:], cache=cache)
         return jnp.concatenate([first, rest])
 
-    found = jax.vjp(stepped, x)[1](ct)[0]
-    whole = jax.vjp(lambda x: layer.apply(params, state, x, is_causal=True)[0], x)[1](ct)[0]
+    def at_once(x):
+        return layer.apply(params, state, x, is_causal=True).value
+
+    found, whole = (jax.jit(lambda x, f=f: jax.vjp(f, x)[1](ct)[0])(x) for f in (stepped, at_once))
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-6)
 
 

@@ -32,7 +32,7 @@ def agree(found, expected):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"src_mask": jnp.eye(5) > 0}])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "src_mask": jnp.eye(5) > 0}])
 def test_values_and_gradients_are_the_layers(options):
     params, state = BLOCK.init(KEY)
     wrapped = fn.Remat(BLOCK)
