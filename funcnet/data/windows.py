@@ -17,26 +17,25 @@ from funcnet.errors import ShapeError
 class Windows:
     """Example i is series[i * stride + ahead :][:length]; stands where an array could, in a set.
 
+    There are as many examples with `ahead` 0 as with 1: those behind which a step is left.
+
     Attributes:
         series: (steps, ...).
         length: steps of an example.
         stride: steps from the beginning of one example to that of the next.
-        ahead: how many steps at the beginning are passed over.
-        beyond: how many at the end are left to others.
+        ahead: how many steps at the beginning are passed over, 0 or 1.
     """
 
     series: Any
     length: int = dataclasses.field(metadata={"static": True})
     stride: int = dataclasses.field(metadata={"static": True})
     ahead: int = dataclasses.field(metadata={"static": True})
-    beyond: int = dataclasses.field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(examples, length, ...)."""
         steps, *features = self.series.shape
-        room = steps - self.ahead - self.beyond - self.length
-        return (room // self.stride + 1, self.length, *features)
+        return ((steps - 1 - self.length) // self.stride + 1, self.length, *features)
 
     @property
     def dtype(self) -> Any:
@@ -108,5 +107,4 @@ def windows(series: Any, length: int, stride: int = 1) -> tuple[Windows, Windows
             f"windows: the series has shape {series.shape}, expected more than length = {length} "
             f"steps on its first axis: an example and the step behind it; lower length"
         )
-    x = Windows(series, length, stride, ahead=0, beyond=1)
-    return x, dataclasses.replace(x, ahead=1, beyond=0)
+    return Windows(series, length, stride, ahead=0), Windows(series, length, stride, ahead=1)

@@ -21,7 +21,8 @@ from funcnet.layers import Loss
 from funcnet.layers.module import dtype_of
 from funcnet.layers.tracing import backward
 from funcnet.training.optimizers import vanishing_epsilon
-from funcnet.training.state import Data, TrainState, hyperparameters
+from funcnet.training.precision import widened
+from funcnet.training.state import Data, TrainState, hyperparameters, is_finite
 from funcnet.training.step import batches, watched_update
 from funcnet.training.trainer import Trainer
 from funcnet.training.weights import weighted_divisor, weighted_loss
@@ -101,11 +102,7 @@ def diagnose(trainer: Trainer, run: TrainState, data: Data) -> Diagnosis | None:
 def _watched(trainer, run, x, y, key):
     """A step: the run after it, the loss, two norms, and whether the run is finite."""
     after, loss, _, gradient, updates = watched_update(trainer, run, x, y, key)
-    return after, loss, _norm(gradient), _norm(updates), _is_finite((after.params, after.state))
-
-
-def _is_finite(tree: Any) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)] or [True]).all()
+    return after, loss, _norm(gradient), _norm(updates), is_finite((after.params, after.state))
 
 
 def _norm(tree: Any) -> Array:
@@ -119,7 +116,7 @@ def _norm(tree: Any) -> Array:
 def _explained(trainer, run, x, y, key) -> tuple[str, str, str]:
     """What is first not finite in a step, what is likely to help, and what it comes from."""
     parts = enumerate(_in_order(trainer, run, x, y, key))
-    wrong = ((place, name) for place, (name, tree) in parts if not _is_finite(tree))
+    wrong = ((place, name) for place, (name, tree) in parts if not is_finite(tree))
     place, origin = next(wrong, (None, "the updated parameters or state"))
     if origin == _LOSS and _divides_by_0(trainer.loss, y):
         return f"{_LOSS}, whose labels all have class weight 0: 0 / 0,", SOME_WEIGHT, ""
@@ -157,10 +154,10 @@ def _of_half_precision(compute, run, x, y) -> tuple[str, str]:
     if jnp.finfo(dtype).bits >= 32:
         return SMALLER_STEPS, ""
     try:
-        found = compute(_widened(run), _widened(x), _widened(y))
+        found = compute(widened(run), widened(x), widened(y))
     except (FuncnetError, TypeError, ValueError):  # a layer that knows its own dtype alone
         return SMALLER_STEPS, ""
-    if not _is_finite(found):
+    if not is_finite(found):
         return SMALLER_STEPS, ""
     mend = f"train with {_wider(dtype)}, or scale the data so that the numbers stay small"
     limit = float(jnp.finfo(dtype).max)
@@ -179,16 +176,6 @@ def _vanished(optimizer, dtype) -> tuple[str, str] | None:
         return None
     mend = f"give the optimizer a larger one (eps=1e-4), or train with {_wider(dtype)}"
     return mend, f"the optimizer's {name}={value:g} rounds to 0 in {dtype}, and it divides by 0"
-
-
-def _widened(tree: Any) -> Any:
-    """Half precision as float32."""
-
-    def wide(leaf):
-        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
-        return leaf.astype(jnp.float32) if narrow else leaf
-
-    return jax.tree.map(wide, tree)
 
 
 def _wider(dtype: Any) -> str:

@@ -21,6 +21,8 @@ from jax import Array
 
 from funcnet._internal.checks import require_floating_dtype, require_number
 from funcnet.errors import ConfigError, ParamsError
+from funcnet.ops._precision import wide
+from funcnet.training.state import is_finite
 
 START = 2.0**16
 GROWTH = 2000
@@ -84,24 +86,15 @@ def require_scale(scale: Scale, kept: Any) -> None:
 
 
 def narrowed(tree: Any, dtype: Any) -> Any:
-    """Floating arrays in the compute dtype; all as they are for None."""
-    if dtype is None:
-        return tree
+    """Floating arrays in the compute dtype."""
     return jax.tree.map(
         lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
     )
 
 
-def widened(tree: Any, dtype: Any) -> Any:
-    """What was computed in a compute dtype, in float32 at least."""
-    if dtype is None:
-        return tree
-
-    def wide(a):
-        floating = jnp.issubdtype(a.dtype, jnp.floating)
-        return a.astype(jnp.promote_types(a.dtype, jnp.float32)) if floating else a
-
-    return jax.tree.map(wide, tree)
+def widened(tree: Any) -> Any:
+    """Floating arrays in float32 at least."""
+    return jax.tree.map(lambda a: wide(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
 def times(kept: Any, loss: Array) -> Array:
@@ -118,7 +111,7 @@ def divided(kept: Any, gradient: Any) -> Any:
 
 def is_taken(scale: Scale, kept: LossScale, gradient: Any) -> Array:
     """Whether a step counts: its gradient is finite, or no smaller scale could make it so."""
-    finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(gradient)] or [True]).all()
+    finite = is_finite(gradient)
     return finite | (kept.scale <= LEAST) if scale == "dynamic" else finite
 
 

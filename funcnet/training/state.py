@@ -176,6 +176,11 @@ def loss_dtype(params: Params) -> Any:
     return jnp.promote_types(dtype_of(params), jnp.float32)
 
 
+def is_finite(tree: Any) -> Array:
+    """Whether every number of a tree is finite, ()."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)] or [True]).all()
+
+
 def outline(tree: Any) -> Any:
     """The same tree with each array's dtype and shape in words, to compare and to print."""
     return jax.tree.map(lambda a: f"{jnp.asarray(a).dtype}{list(jnp.shape(a))}", tree)

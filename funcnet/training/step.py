@@ -109,10 +109,12 @@ def loss_and_state(
 ) -> tuple[Array, tuple[Any, Any]]:
     """The training loss of one batch, (); the model's next state and what it predicted."""
     dtype = trainer.compute_dtype
-    params, x = precision.narrowed((params, x), dtype)
+    if dtype is not None:
+        params, x = precision.narrowed((params, x), dtype)
     output = trainer.model.apply(params, state, x, key=key, train=True)
     prediction, after = as_pair(trainer.model, "apply", output)
-    prediction = precision.widened(prediction, dtype)
+    if dtype is not None:
+        prediction = precision.widened(prediction)
     if outline(after) != outline(state):
         raise ParamsError(
             f"the model's state changed from {outline(state)} to {outline(after)}, expected the "

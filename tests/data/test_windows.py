@@ -140,7 +140,7 @@ def test_the_series_is_stored_once_and_no_copy_of_it_is_made():
 
 
 def test_a_run_on_windows_is_resumed(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
+    pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
     data = fn.data.windows(TOKENS, 8)
     whole = fitted(data, epochs=3)
     fitted(data, epochs=1, checkpoint_dir=tmp_path)

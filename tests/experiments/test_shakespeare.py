@@ -54,7 +54,7 @@ def test_results_tell_what_was_learned(finished):
 
 
 def test_a_run_that_is_resumed_ends_with_the_same_files(finished, tmp_path, monkeypatch):
-    pytest.importorskip("orbax.checkpoint")
+    pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
     stop_after = shakespeare.generate
 
     def interrupted(*args, **options):

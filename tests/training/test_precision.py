@@ -200,7 +200,7 @@ def test_what_no_scale_mends_is_a_divergence():
 
 
 def test_a_run_is_resumed_with_its_scale(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
+    pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
     options = {**STEEP, "loss_scale": "dynamic"}
     whole = fit(optax.sgd(1e-4), **options, epochs=6)
     fit(optax.sgd(1e-4), **options, epochs=2, checkpoint_dir=tmp_path)

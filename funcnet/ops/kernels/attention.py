@@ -24,7 +24,7 @@ from funcnet.ops._cotangents import like
 from funcnet.ops._dropped import dropped, kept
 from funcnet.ops._precision import wide
 from funcnet.ops._rule import Form
-from funcnet.ops.kernels.fence import fence
+from funcnet.ops.kernels.fence import over_rows
 from funcnet.ops.kernels.shapes import are_known
 from funcnet.ops.kernels.thresholds import BLOCKS, MANY_QUERIES, QUERIES, SCORES
 
@@ -105,11 +105,11 @@ class _Heads(NamedTuple):
             B = self.kept(head, rows, seen)
             # y = A @ v
             dA = jnp.matmul(dO[:, rows], v[:seen].T)  # (G, i, E) (E, j) -> (G, i, j)
-            dV = dV.at[:seen].add(_over_rows(dropped(P, B, self.p), dO[:, rows]))
+            dV = dV.at[:seen].add(over_rows(dropped(P, B, self.p), dO[:, rows]))
             # P = exp(q @ k.T - L)
             dS = P * (dropped(dA, B, self.p) - r[:, rows])
             dQ.append(jnp.matmul(dS, k[:seen]))  # (G, i, j) (j, D) -> (G, i, D)
-            dK = dK.at[:seen].add(_over_rows(dS, q[:, rows]))
+            dK = dK.at[:seen].add(over_rows(dS, q[:, rows]))
         cotangents = self.scale * jnp.concatenate(dQ, axis=1), dK, dV
         return tuple(like(d, a) for d, a in zip(cotangents, (given[0], *given[4:]), strict=True))
 
@@ -166,9 +166,3 @@ def _places(q, mask):
         return heads, heads
     masks = np.arange(math.prod(mask.shape[:-3])).reshape(mask.shape[:-3])
     return heads, np.broadcast_to(masks, leading).reshape(-1)
-
-
-def _over_rows(a, b):
-    """(G, i, j), (G, i, d) -> (j, d), summed over the rows."""
-    a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
-    return fence(jnp.matmul(b.T, a)).T

@@ -65,6 +65,16 @@ def _fence_jvp(stackable, primals, tangents):
     return fence(*primals, stackable), tangents[0]
 
 
+def over_rows(a: Array, b: Array) -> Array:
+    """AᵀB, summed over all axes but the last: (..., M), (..., N) -> (M, N), where N is narrower.
+
+    Of a product over rows XLA's CPU compiler copies the left operand, so that is B; the fence keeps
+    it from turning that around again.
+    """
+    a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
+    return fence(jnp.matmul(b.T, a)).T
+
+
 @jax.custom_batching.custom_vmap
 def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from funcnet.ops._checks import require_linear
 from funcnet.ops._cotangents import like
 from funcnet.ops._rule import Form
-from funcnet.ops.kernels.fence import eigen_multiplies, fence, product
+from funcnet.ops.kernels.fence import eigen_multiplies, fence, over_rows, product
 from funcnet.ops.kernels.shapes import are_known
 from funcnet.ops.kernels.thresholds import NARROW, TALL
 
@@ -57,17 +57,11 @@ def _wide_bwd(residuals, dY):
     wide = jnp.promote_types(dY.dtype, jnp.float32)
     dX = jnp.matmul(dY, weight.astype(dY.dtype), preferred_element_type=wide)
     if _is_tall(x, weight):
-        dW = jax.lax.platform_dependent(dY, x, cpu=_turned, default=_as_it_is)
+        dW = jax.lax.platform_dependent(dY, x, cpu=over_rows, default=_as_it_is)
     else:
         dW = _as_it_is(dY, x)
     db = None if bias is None else like(dY.sum(axis=rows), bias)
     return like(dX, x), like(dW, weight), db
-
-
-def _turned(dY, x):
-    """((N, R) (R, M)).T -> (M, N)."""
-    dY, x = dY.reshape(-1, dY.shape[-1]), x.reshape(-1, x.shape[-1])
-    return fence(jnp.matmul(x.T, dY)).T
 
 
 def _as_it_is(dY, x):

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from funcnet.ops._cotangents import like
 from funcnet.ops._precision import wide
 from funcnet.ops._rule import Form
-from funcnet.ops.kernels.fence import fence
+from funcnet.ops.kernels.fence import over_rows
 from funcnet.ops.kernels.shapes import are_known
 from funcnet.ops.kernels.thresholds import LONG, STRETCH
 
@@ -75,7 +75,7 @@ def _stretched(back, cell, reverse, residuals, cotangents):
         d_before, (dzx, dzh, _) = back(cell, reverse, W, d_after, (dYs, counts_now, kept_now))
         # zx = W_ih x + b_ih, zh = W_hh h + b_hh
         dX = jnp.moveaxis(jnp.matmul(dzx, W.ih), 0, -2)
-        found = _over_rows(dzx, xs), _over_rows(dzh, kept_now[0]), _summed(dzx), _summed(dzh)
+        found = over_rows(dzx, xs), over_rows(dzh, kept_now[0]), _summed(dzx), _summed(dzh)
         return (d_before, jax.tree.map(jnp.add, d_weights, found)), dX.astype(x.dtype)
 
     zeros = jnp.zeros_like(W.ih), jnp.zeros_like(W.hh), *(jnp.zeros(len(W.ih), W.ih.dtype),) * 2
@@ -101,12 +101,6 @@ def _like(found, weights):
     there = (weights.ih, weights.hh, weights.b_ih, weights.b_hh)
     pairs = zip(found, there, strict=True)
     return type(weights)(*(None if a is None else like(d, a) for d, a in pairs), None)
-
-
-def _over_rows(dz, a):
-    """(K H, rows) (rows, N) -> (K H, N), the narrower one on the left."""
-    dz, a = dz.reshape(-1, dz.shape[-1]), a.reshape(-1, a.shape[-1])
-    return fence(jnp.matmul(a.T, dz)).T
 
 
 def _summed(dz):
