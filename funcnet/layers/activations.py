@@ -18,6 +18,7 @@ from funcnet._internal.checks import (
 from funcnet._internal.fields import set_fields
 from funcnet.layers.module import (
     Module,
+    OneFunction,
     Output,
     Params,
     State,
@@ -28,31 +29,8 @@ from funcnet.layers.module import (
 from funcnet.ops.activations import Approximation, require_approximation, require_beta
 
 
-class Activation(Module):
-    """What these layers share; each says in `function` what it computes."""
-
-    def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The function of the input, of the same shape."""
-        raise NotImplementedError(f"{type(self).__name__} has no function")
-
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: Float[Array, "..."],
-        *,
-        key: Array | None = None,
-        train: bool = False,
-    ) -> Output:
-        """(...) -> (...)."""
-        require_params(self, params, {})
-        require_stateless(self, state)
-        with naming(self, x):
-            return Output(self.function(x), state)
-
-
 @dataclasses.dataclass(frozen=True)
-class ReLU(Activation):
+class ReLU(OneFunction):
     """Positive part of each entry, max(x, 0) (`torch.nn.ReLU`)."""
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -61,7 +39,7 @@ class ReLU(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakyReLU(Activation):
+class LeakyReLU(OneFunction):
     """x where it is positive, else negative_slope * x (`torch.nn.LeakyReLU`).
 
     Args:
@@ -128,7 +106,7 @@ class PReLU(Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ELU(Activation):
+class ELU(OneFunction):
     """x where it is positive, else alpha * (exp(x) - 1) (`torch.nn.ELU`).
 
     Args:
@@ -149,7 +127,7 @@ class ELU(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Softplus(Activation):
+class Softplus(OneFunction):
     """A smooth ReLU, log(1 + exp(beta * x)) / beta (`torch.nn.Softplus`).
 
     Args:
@@ -174,7 +152,7 @@ class Softplus(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tanh(Activation):
+class Tanh(OneFunction):
     """Hyperbolic tangent of each entry (`torch.nn.Tanh`)."""
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -183,7 +161,7 @@ class Tanh(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sigmoid(Activation):
+class Sigmoid(OneFunction):
     """Logistic function of each entry, 1 / (1 + exp(-x)) (`torch.nn.Sigmoid`)."""
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -192,7 +170,7 @@ class Sigmoid(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class SiLU(Activation):
+class SiLU(OneFunction):
     """Each entry times its sigmoid (`torch.nn.SiLU`), also called swish."""
 
     def function(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -201,7 +179,7 @@ class SiLU(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class GELU(Activation):
+class GELU(OneFunction):
     """Each entry times the normal distribution's P(X < x) (`torch.nn.GELU`).
 
     Args:
@@ -222,7 +200,7 @@ class GELU(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax(Activation):
+class Softmax(OneFunction):
     """Probabilities in proportion to exp(x) along one axis (`torch.nn.Softmax`).
 
     No last layer for CrossEntropyLoss, which takes the logits: it has a softmax of its own.
@@ -246,7 +224,7 @@ class Softmax(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogSoftmax(Activation):
+class LogSoftmax(OneFunction):
     """Logarithm of the softmax along one axis (`torch.nn.LogSoftmax`), as NLLLoss takes it.
 
     Args:

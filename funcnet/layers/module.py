@@ -133,6 +133,29 @@ def taken_by(method: Callable[..., Any], behind: int) -> Takes:
 _EITHER_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
+class OneFunction(Module):
+    """What layers without parameters share; each says in `function` what it computes."""
+
+    def function(self, x: Any) -> Array:
+        """The function of the input, an array."""
+        raise NotImplementedError(f"{type(self).__name__} has no function")
+
+    def apply(
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+    ) -> Output:
+        """The function of x, an array."""
+        require_params(self, params, {})
+        require_stateless(self, state)
+        with naming(self, x):
+            return Output(self.function(x), state)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Module):
     """A function of the input as a layer without parameters; containers make it of a callable.

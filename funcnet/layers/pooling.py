@@ -13,10 +13,10 @@ from funcnet._internal.fields import set_fields
 from funcnet.errors import ConfigError, ShapeError
 from funcnet.layers.module import (
     Module,
+    OneFunction,
     Output,
     Params,
     State,
-    naming,
     require_params,
     require_stateless,
 )
@@ -27,7 +27,7 @@ from funcnet.ops.pooling import require_divisor, require_output_size, require_po
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxPool2d(Module):
+class MaxPool2d(OneFunction):
     """Largest entry of each window of an image, channels last (`torch.nn.MaxPool2d`).
 
     Args:
@@ -53,27 +53,16 @@ class MaxPool2d(Module):
         kernel_size, stride, padding, dilation = require_pooling("MaxPool2d's", *options)
         set_fields(self, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
 
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: Float[Array, "... height width channels"],
-        *,
-        key: Array | None = None,
-        train: bool = False,
-    ) -> Output:
+    def function(
+        self, x: Float[Array, "... height width channels"]
+    ) -> Float[Array, "... rows columns channels"]:
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.max_pool2d`."""
-        require_params(self, params, {})
-        require_stateless(self, state)
-        with naming(self, x):
-            y = ops.max_pool2d(
-                x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-            )
-        return Output(y, state)
+        options = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        return ops.max_pool2d(x, *options)
 
 
 @dataclasses.dataclass(frozen=True)
-class AvgPool2d(Module):
+class AvgPool2d(OneFunction):
     """Mean of each window of an image, channels last (`torch.nn.AvgPool2d`).
 
     Args:
@@ -101,33 +90,16 @@ class AvgPool2d(Module):
         set_fields(self, kernel_size=kernel_size, stride=stride, padding=padding)
         require_divisor("AvgPool2d's", self.count_include_pad, self.divisor_override)
 
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: Float[Array, "... height width channels"],
-        *,
-        key: Array | None = None,
-        train: bool = False,
-    ) -> Output:
+    def function(
+        self, x: Float[Array, "... height width channels"]
+    ) -> Float[Array, "... rows columns channels"]:
         """(..., height, width, channels) -> (..., H', W', channels); see `ops.avg_pool2d`."""
-        require_params(self, params, {})
-        require_stateless(self, state)
-        with naming(self, x):
-            y = ops.avg_pool2d(
-                x,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.ceil_mode,
-                self.count_include_pad,
-                self.divisor_override,
-            )
-        return Output(y, state)
+        windows = self.kernel_size, self.stride, self.padding, self.ceil_mode
+        return ops.avg_pool2d(x, *windows, self.count_include_pad, self.divisor_override)
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveAvgPool2d(Module):
+class AdaptiveAvgPool2d(OneFunction):
     """Means over windows that cover an image of any size evenly (`torch.nn.AdaptiveAvgPool2d`).
 
     Args:
@@ -143,20 +115,11 @@ class AdaptiveAvgPool2d(Module):
         size = require_output_size("AdaptiveAvgPool2d's output_size", self.output_size)
         set_fields(self, output_size=size)
 
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: Float[Array, "... height width channels"],
-        *,
-        key: Array | None = None,
-        train: bool = False,
-    ) -> Output:
+    def function(
+        self, x: Float[Array, "... height width channels"]
+    ) -> Float[Array, "... rows columns channels"]:
         """(..., height, width, channels) -> (..., rows, columns, channels)."""
-        require_params(self, params, {})
-        require_stateless(self, state)
-        with naming(self, x):
-            return Output(ops.adaptive_avg_pool2d(x, self.output_size), state)
+        return ops.adaptive_avg_pool2d(x, self.output_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +244,7 @@ class Unflatten(Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Upsample(Module):
+class Upsample(OneFunction):
     """Images of another size, channels last (`torch.nn.Upsample`).
 
     Args:
@@ -302,17 +265,8 @@ class Upsample(Module):
         size, factors = require_size("Upsample", self.size, self.scale_factor)
         set_fields(self, size=size, scale_factor=None if size else factors)
 
-    def apply(
-        self,
-        params: Params,
-        state: State,
-        x: Float[Array, "... height width channels"],
-        *,
-        key: Array | None = None,
-        train: bool = False,
-    ) -> Output:
+    def function(
+        self, x: Float[Array, "... height width channels"]
+    ) -> Float[Array, "... rows columns channels"]:
         """(..., height, width, channels) -> (..., rows, columns, channels)."""
-        require_params(self, params, {})
-        require_stateless(self, state)
-        with naming(self, x):
-            return Output(ops.interpolate(x, self.size, self.scale_factor, self.mode), state)
+        return ops.interpolate(x, self.size, self.scale_factor, self.mode)

@@ -36,6 +36,7 @@ part g of Y is the convolution of the parts g. So are all cotangents, part by pa
 Residuals: X and K, which the caller holds anyway. Y appears in no cotangent.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -65,10 +66,7 @@ from funcnet.ops.kernels.conv import ordered
 
 
 def _conv2d(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
-    dtype = jnp.result_type(*(a for a in (x, weight, bias) if a is not None))
-    y = convolved(merged(x.astype(dtype)), weight.astype(dtype), windows, groups)
-    y = y.reshape(*x.shape[:-3], *y.shape[1:])
-    return y if bias is None else y + bias.astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return of_images(convolved, x, weight, bias, windows, groups)
 
 
 def _conv2d_fwd(x, weight, bias, windows, groups):
@@ -83,6 +81,21 @@ def _conv2d_bwd(windows, groups, residuals, dY):
     # y + bias
     db = None if bias is None else like(dZ.sum(axis=(0, 1, 2)), bias)  # (N, H', W', O) -> (O,)
     return like(dX.reshape(x.shape), x), like(dK, weight), db
+
+
+def of_images(
+    function: Callable[[Array, Array, Windows, int], Array],
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    windows: Windows,
+    groups: int,
+) -> Array:
+    """The function of images with one batch axis, for any batch axes; with the bias added."""
+    dtype = jnp.result_type(*(a for a in (x, weight, bias) if a is not None))
+    y = function(merged(x.astype(dtype)), weight.astype(dtype), windows, groups)
+    y = y.reshape(*x.shape[:-3], *y.shape[1:])
+    return y if bias is None else y + bias.astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def convolved(images: Array, kernel: Array, windows: Windows, groups: int) -> Array:
@@ -258,10 +271,16 @@ def _check(x, weight, bias, groups):
             f"(..., height, width, {inputs * groups}), and weight.shape[0] divisible by groups "
             f"(weight is stored as (out_channels, in_channels / groups, rows, columns))"
         )
+    require_bias("conv2d", bias, out)
+
+
+def require_bias(function: str, bias: Any, outputs: int) -> None:
+    """Raise unless a bias is None, or has one floating entry for each output channel."""
     if bias is None:
         return
-    require_floating("conv2d", bias=bias)
-    if bias.shape != (out,):
+    require_floating(function, bias=bias)
+    if bias.shape != (outputs,):
         raise ShapeError(
-            f"conv2d: bias has shape {bias.shape}, expected {(out,)}, one entry an output channel"
+            f"{function}: bias has shape {bias.shape}, expected {(outputs,)}, one entry an output "
+            f"channel"
         )

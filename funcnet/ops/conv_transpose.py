@@ -42,16 +42,21 @@ from funcnet.ops._checks import require_floating
 from funcnet.ops._cotangents import like
 from funcnet.ops._rule import rule
 from funcnet.ops._windows import Pair, Size, Windows, merged, require_images, require_pair
-from funcnet.ops.conv import convolved, require_series, row, spread, taken_as_kernel
+from funcnet.ops.conv import (
+    convolved,
+    of_images,
+    require_bias,
+    require_series,
+    row,
+    spread,
+    taken_as_kernel,
+)
 
 
 def _conv_transpose2d(
     x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int
 ) -> Array:
-    dtype = jnp.result_type(*(a for a in (x, weight, bias) if a is not None))
-    y = spread(merged(x).astype(dtype), weight.astype(dtype), windows, groups)
-    y = y.reshape(*x.shape[:-3], *y.shape[1:])
-    return y if bias is None else y + bias.astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return of_images(spread, x, weight, bias, windows, groups)
 
 
 def _conv_transpose2d_fwd(x, weight, bias, windows, groups):
@@ -200,11 +205,4 @@ def _check(x, weight, bias, groups):
             f"{groups}; expected weight.shape[0] = {inputs} channels on x's last axis, divisible "
             f"by groups (weight is stored as (in_channels, out_channels / groups, rows, columns))"
         )
-    if bias is None:
-        return
-    require_floating("conv_transpose2d", bias=bias)
-    if bias.shape != (outputs,):
-        raise ShapeError(
-            f"conv_transpose2d: bias has shape {bias.shape}, expected {(outputs,)}, one entry an "
-            f"output channel"
-        )
+    require_bias("conv_transpose2d", bias, outputs)
