@@ -39,8 +39,8 @@ MODULES = {
 def main(arguments: list[str]) -> int:
     """Run one experiment; return the exit code."""
     name = arguments[0] if arguments else "--help"
-    if name == "gpt" and arguments[1:2] == ["sample"]:
-        name, arguments = "gpt sample", arguments[1:]
+    if (two_words := " ".join(arguments[:2])) in NAMES and len(arguments) > 1:
+        name, arguments = two_words, arguments[1:]
     if name not in NAMES:
         listed = "\n".join(f"  {name:<12} {what}" for name, what in NAMES.items())
         usage = f"usage: python -m experiments NAME [options]\n\n{listed}"

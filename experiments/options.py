@@ -23,11 +23,9 @@ def require(name: str, value: Any, valid: bool, expected: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Training:
     """Options of every experiment that trains."""
 
-    seeds: int = 10
-    """How many times to train; the results are means over the seeds 0, 1, ..."""
     epochs: int
     """How often to visit every training example."""
     batch_size: int = 100
@@ -35,11 +33,9 @@ class Options:
     learning_rate: float
     """Step size of the plain SGD."""
     checkpoint_every: int | None = None
-    """Save the seed at hand after every so many epochs, and each seed at its end."""
+    """Save after every so many epochs, and at the end."""
     resume: bool = False
-    """Go on with what was saved; seeds that are finished are not trained again."""
-    on_divergence: Literal["raise", "keep"] = "raise"
-    """Where a loss becomes infinite or NaN: stop, or leave that seed out and train the others."""
+    """Go on with what was saved."""
     debug: bool = False
     """Check for keys used twice, and count at the end what was traced and compiled."""
     out: Path
@@ -48,19 +44,17 @@ class Options:
     def __post_init__(self):
         rate = self.learning_rate
         require("learning_rate", rate, math.isfinite(rate) and rate > 0, "a positive number")
-        self.require_counts("seeds", "epochs", "batch_size")
-        if self.checkpoint_every is not None:
-            self.require_counts("checkpoint_every")
+        self.require_counts("epochs", "batch_size", "checkpoint_every")
 
     def require_counts(self, *names: str) -> None:
-        """Raise ConfigError unless each of these options is at least 1."""
+        """Raise ConfigError unless each of these options is at least 1, or left out."""
         for name in names:
             value = getattr(self, name)
-            require(name, value, value >= 1, "at least 1")
+            require(name, value, value is None or value >= 1, "at least 1")
 
     @property
     def saving(self) -> bool:
-        """Whether seeds are saved as they train."""
+        """Whether what is trained is saved as it goes."""
         return self.checkpoint_every is not None or self.resume
 
     def recorded(self) -> dict[str, Any]:
@@ -68,6 +62,24 @@ class Options:
         options = dataclasses.asdict(self)
         del options["checkpoint_every"], options["resume"], options["debug"]
         return options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Training):
+    """Options of the experiments that train several seeds."""
+
+    seeds: int = 10
+    """How many times to train; the results are means over the seeds 0, 1, ..."""
+    checkpoint_every: int | None = None
+    """Save the seed at hand after every so many epochs, and each seed at its end."""
+    resume: bool = False
+    """Go on with what was saved; seeds that are finished are not trained again."""
+    on_divergence: Literal["raise", "keep"] = "raise"
+    """Where a loss becomes infinite or NaN: stop, or leave that seed out and train the others."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_counts("seeds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import funcnet as fn
 from experiments import results, texts
 from experiments.generation import generate
 from experiments.gpt import GPT
-from experiments.options import require
+from experiments.options import Training, decayed, require
 from funcnet.io.files import write_atomically
 
 LOSS = fn.CrossEntropyLoss()
@@ -34,7 +34,7 @@ LINE = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Training):
     """Options."""
 
     text: Path | None = None
@@ -65,37 +65,16 @@ class Config:
     """Of the initial weights, the order of the examples and the samples."""
     compare_torch: bool = False
     """Train the same in PyTorch, from the same weights and batches, an epoch after each of ours."""
-    checkpoint_every: int | None = None
-    """Save after every so many epochs, and at the end."""
-    resume: bool = False
-    """Go on with what was saved."""
-    debug: bool = False
-    """Check for keys used twice, and count at the end what was traced and compiled."""
     out: Path = Path("runs/gpt")
-    """Folder for what is written; created if missing."""
 
     def __post_init__(self):
-        for name in ("layers", "heads", "width", "context", "epochs", "batch_size"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("characters", "stride", "checkpoint_every"):
-            value = getattr(self, name)
-            require(name, value, value is None or value >= 1, "at least 1")
+        super().__post_init__()
+        self.require_counts("layers", "heads", "width", "context", "characters", "stride")
         fits = self.width % self.heads == 0
         require("width", self.width, fits, f"a multiple of --heads {self.heads}")
         require("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
         alike = not (self.compare_torch and (self.dropout or self.saving))
         require("compare_torch", True, alike, "neither --dropout nor --checkpoint-every, --resume")
-
-    @property
-    def saving(self) -> bool:
-        """Whether the run is saved as it goes."""
-        return self.checkpoint_every is not None or self.resume
-
-    def recorded(self) -> dict[str, Any]:
-        """The options that results depend on."""
-        options = dataclasses.asdict(self)
-        del options["checkpoint_every"], options["resume"], options["debug"]
-        return options
 
 
 class Timed:
@@ -166,10 +145,6 @@ class Run:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW on gradients that are clipped; biases and norms do not decay."""
-
-        def decayed(params):
-            return jax.tree.map(lambda array: array.ndim > 1, params)
-
         decay = self.config.weight_decay
         adamw = optax.adamw(self.schedule, b2=0.99, weight_decay=decay, mask=decayed)
         return optax.chain(optax.clip_by_global_norm(1.0), adamw)
@@ -187,7 +162,11 @@ def main(config: Config) -> None:
 
     results.prepare_folder(config.out)
     run = Run(config, texts.read(config.text, config.characters))
-    peer = make_peer(run) if config.compare_torch else None
+    peer = None
+    if config.compare_torch:
+        from experiments import gpt_torch  # says which extra it needs
+
+        peer = gpt_torch.Peer(run)
     result, seconds = train(run, peer)
     fn.save_params(config.out / PARAMS, result.params)
     write(run, result, seconds, peer)
@@ -208,13 +187,6 @@ def line_of(text: str) -> str:
     """The first whole line that is long enough for the picture, or what there is."""
     lines = [line.strip() for line in text.split("\n")[1:]]
     return next((line for line in lines if len(line) >= LINE), text)[:LINE].replace("\n", " ")
-
-
-def make_peer(run: Run) -> Any:
-    """PyTorch beside us."""
-    from experiments import gpt_torch  # says which extra it needs
-
-    return gpt_torch.Peer(run)
 
 
 def train(run: Run, peer: Any = None) -> tuple[fn.FitResult, list[float]]:

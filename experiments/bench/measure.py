@@ -1,8 +1,12 @@
 """Timing in turns: every candidate once a round, so that what disturbs the machine disturbs all."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -60,6 +64,20 @@ def size_for(run: Callable[[int], object], seconds: float) -> int:
     if fitting != size:
         run(fitting)
     return fitting
+
+
+def in_fresh_process(module: str, *arguments: Any) -> Any:
+    """What `main` of a module of this package prints as JSON, in a process of its own.
+
+    Args:
+        module: its name.
+        arguments: what it finds in `sys.argv`.
+    """
+    program = f"from experiments.bench import {module}; {module}.main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _time(run, size):

@@ -5,17 +5,23 @@ same, and is timed in turns, in processor time: what other cores or processes do
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments.bench.measure import DifferentError
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import funcnet as fn
+from experiments.bench.measure import DifferentError, in_fresh_process
+from experiments.gpt import GPT
 
 TOLERANCE = 1e-3
 
@@ -49,16 +55,18 @@ def measure(rounds: int, tiny: bool) -> list[dict[str, Any]]:
         tiny: small sizes: whether it works, not how fast it is.
 
     Returns:
-        For each its title, the seconds of each round by candidate, and the MiB XLA sets aside.
+        For each its title, the seconds of each round by candidate, and the MiB XLA sets aside; of
+        nothing, with a sentence, where PyTorch is not installed.
     """
-    command = [sys.executable, "-m", "experiments.bench.sequences", str(rounds), str(int(tiny))]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    if importlib.util.find_spec("torch") is None:
+        print("sequences are left out: pip install 'funcnet[torch]'", file=sys.stderr)
+        return []
+    return in_fresh_process("sequences", rounds, int(tiny))
 
 
-def main(rounds: int, tiny: bool) -> None:
-    """Pin this process to one core, before JAX counts them; measure, and print JSON."""
+def main() -> None:
+    """Pin this process to one core, before XLA counts them; measure; print it as the last line."""
+    rounds, tiny = int(sys.argv[1]), bool(int(sys.argv[2]))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     found = []
@@ -82,11 +90,7 @@ def cases(tiny: bool) -> Iterator[Case]:
 
 def attention(batch: int, heads: int, steps: int, features: int) -> Case:
     """Causal attention, forward and backward."""
-    import jax
-    import jax.numpy as jnp
     import torch
-
-    import funcnet as fn
 
     shape = (batch, heads, steps, features)
     *qkv, g = jax.random.normal(jax.random.key(0), (4, *shape))
@@ -99,7 +103,7 @@ def attention(batch: int, heads: int, steps: int, features: int) -> Case:
     def ours(q, k, v):
         return fn.ops.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    theirs = [torch.tensor(_numpy(a), requires_grad=True) for a in qkv]
+    theirs = [torch.tensor(np.array(a), requires_grad=True) for a in qkv]
     function = torch.nn.functional.scaled_dot_product_attention
     title = f"attention {shape}, causal"
     return _differentiated(
@@ -109,11 +113,7 @@ def attention(batch: int, heads: int, steps: int, features: int) -> Case:
 
 def recurrent(kind: str, batch: int, steps: int, inputs: int, hidden: int) -> Case:
     """A layer of an LSTM or GRU, forward and backward."""
-    import jax
-    import jax.numpy as jnp
     import torch
-
-    import funcnet as fn
 
     layer = {"lstm": fn.LSTM, "gru": fn.GRU}[kind](inputs, hidden)
     params, state = layer.init(jax.random.key(0))
@@ -130,7 +130,7 @@ def recurrent(kind: str, batch: int, steps: int, inputs: int, hidden: int) -> Ca
     # Without its rule ours is the scan one would write.
     erased = fn.without_rules(ours)
     leaves = [module.get_parameter(name) for name in arrays]  # in the order of our params
-    leaves.append(torch.tensor(_numpy(x), requires_grad=True))
+    leaves.append(torch.tensor(np.array(x), requires_grad=True))
     return _differentiated(
         title, ours, erased, (params, x), g, lambda *given: module(given[-1])[0], leaves, False
     )
@@ -138,12 +138,8 @@ def recurrent(kind: str, batch: int, steps: int, inputs: int, hidden: int) -> Ca
 
 def gpt(layers: int, width: int, heads: int, context: int, batch: int) -> Case:
     """A whole step of a GPT with AdamW."""
-    import jax
-    import optax
     import torch
 
-    import funcnet as fn
-    from experiments.gpt import GPT
     from experiments.gpt_torch import TorchGPT
 
     model = GPT(76, context, width, heads, layers)
@@ -164,7 +160,7 @@ def gpt(layers: int, width: int, heads: int, context: int, batch: int) -> Case:
     network = TorchGPT(model)
     arrays = fn.interop.state_dict(run.params)
     network.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
-    seen, wanted = (torch.from_numpy(_numpy(a)).long() for a in (x, y))
+    seen, wanted = (torch.from_numpy(np.array(a)).long() for a in (x, y))
 
     def stepping(forward):
         optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-4)
@@ -203,7 +199,6 @@ def _differentiated(
     compiles: bool = True,
 ) -> Case:
     """The case of a function's value and cotangents, for the cotangent g of its value."""
-    import jax
     import torch
 
     def both(function):
@@ -221,7 +216,7 @@ def _differentiated(
         return call, analysis.temp_size_in_bytes / 2**20
 
     def theirs(forward):
-        cotangent = torch.from_numpy(_numpy(g))
+        cotangent = torch.from_numpy(np.array(g))
 
         def passes():
             for leaf in leaves:
@@ -256,16 +251,6 @@ def _measured(case: Case, rounds: int) -> dict[str, Any]:
 def _require_same(title: str, name: str, found: Sequence[Any], ours: Sequence[Any]) -> None:
     """Each array to TOLERANCE of its largest entry; what was compared elsewhere gives none."""
     for a, b in zip(found, ours, strict=False):
-        a, b = _numpy(a), _numpy(b)
+        a, b = np.array(a), np.array(b)
         if not abs(a - b).max() <= TOLERANCE * abs(b).max():
             raise DifferentError(f"{title}: {name} computes something else")
-
-
-def _numpy(array: Any) -> Any:
-    import numpy as np
-
-    return np.array(array)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), bool(int(sys.argv[2])))

@@ -1,9 +1,7 @@
 """What a user feels first: the cold first call, and the peak memory, each in a fresh process."""
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from experiments.bench.measure import in_fresh_process
 from experiments.bench.peers import PEERS, UnavailableError
 from experiments.bench.workloads import DISK, MNIST, TINY_DISK, TINY_MNIST, Network
 
@@ -34,7 +33,7 @@ def cold_calls(rounds: int, tiny: bool) -> dict[str, Any]:
     found = {name: {"first": [], "second": []} for name in ("funcnet", "scan")}
     for number in tqdm(range(rounds), desc="cold first call", unit="round", leave=False):
         for name in list(found)[:: -1 if number % 2 else 1]:
-            for call, seconds in _in_fresh_process("cold", name, network, epochs).items():
+            for call, seconds in in_fresh_process("startup", "cold", name, network, epochs).items():
                 found[name][call].append(seconds)
     return {"steps": epochs * NETWORKS[network].steps, "programs": found}
 
@@ -55,18 +54,10 @@ def peak_memory(peers: list[str], rounds: int, tiny: bool) -> dict[str, Any]:
     titles |= {name: PEERS[name].title for name in peers}
     found = {}
     for name, title in tqdm(titles.items(), desc="peak memory", leave=False):
-        results = [_in_fresh_process("memory", name, network, 1) for _ in range(rounds)]
+        results = [in_fresh_process("startup", "memory", name, network, 1) for _ in range(rounds)]
         if all("bytes" in result for result in results):
             found[name] = {"title": title, "bytes": [result["bytes"] for result in results]}
     return found
-
-
-def _in_fresh_process(what: str, *arguments: Any) -> dict[str, float]:
-    program = "from experiments.bench import startup; startup.main()"
-    command = [sys.executable, "-c", program, what, *map(str, arguments)]
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def time_calls(name: str, network: Network, epochs: int) -> dict[str, float]:
