@@ -70,9 +70,11 @@ class Peer:
         self.seconds: list[float] = []
         config = run.config
         trainer = fn.Trainer(run.model, fn.CrossEntropyLoss(), run.optimizer, config.batch_size)
-        self._start = trainer.init(jax.random.key(config.seed))
+        start = trainer.init(jax.random.key(config.seed))
+        self._order = torch_peer.order_of(start, len(run.data[0]))
+        self._series = torch.from_numpy(run.tokens[0]).long()
         self.network = TorchGPT(run.model)
-        arrays = fn.interop.state_dict(self._start.params)
+        arrays = fn.interop.state_dict(start.params)
         self.network.load_state_dict({k: torch.from_numpy(a) for k, a in arrays.items()})
         peak = config.learning_rate
         self._optimizer = torch.optim.AdamW(
@@ -83,12 +85,10 @@ class Peer:
 
     def beside(self, event: Any) -> None:
         """Train an epoch after each of ours, and compare the weights."""
-        x, _ = self.run.data
-        order = torch_peer.order_of(self._start, len(x))(event.epoch)
-        series = torch.from_numpy(self.run.tokens[0]).long()
-        begins = torch.from_numpy(order.astype(np.int64)) * x.stride
+        order = self._order(event.epoch)  # given from outside, it is no part of the work
+        begins = torch.from_numpy(order.astype(np.int64)) * self.run.data[0].stride
         started = time.perf_counter()
-        self.losses.append(self._epoch(series, begins))
+        self.losses.append(self._epoch(begins))
         self.seconds.append(time.perf_counter() - started)
         ours = fn.interop.state_dict(event.run.params)
         theirs = self.network.state_dict()
@@ -96,11 +96,11 @@ class Peer:
             max(float(np.abs(ours[key] - theirs[key].numpy()).max()) for key in theirs)
         )
 
-    def _epoch(self, series: torch.Tensor, begins: torch.Tensor) -> float:
+    def _epoch(self, begins: torch.Tensor) -> float:
         total = 0.0
         places = torch.arange(self.run.config.context + 1)
         for batch in begins.split(self.run.config.batch_size):
-            windows = series[batch[:, None] + places]
+            windows = self._series[batch[:, None] + places]
             logits = self.network(windows[:, :-1])
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
             self.network.zero_grad()

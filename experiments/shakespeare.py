@@ -114,13 +114,13 @@ class Run:
         """Those to train on and to validate on."""
         return texts.split(self.alphabet.encode(self.text), self.config.context)
 
-    @property
+    @cached_property
     def data(self) -> Any:
         """Windows over the text to train on."""
         context = self.config.context
         return fn.data.windows(self.tokens[0], context, self.config.stride or context)
 
-    @property
+    @cached_property
     def validation(self) -> Any:
         """The rest of the text, each character once."""
         return fn.data.windows(self.tokens[1], self.config.context, self.config.context)

@@ -65,9 +65,13 @@ class _Convolution(Module):
         kernel = self.kernel_size
         return kernel if isinstance(kernel, tuple) else (kernel,)
 
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """The weight's first axes."""
+        return self.out_channels, self.in_channels // self.groups
+
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        inputs = self.in_channels // self.groups
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_channels, inputs, *self._kernel)}
+        shapes: dict[str, tuple[int, ...]] = {"weight": (*self._channels, *self._kernel)}
         return shapes | {"bias": (self.out_channels,)} if self.bias else shapes
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
@@ -104,10 +108,10 @@ class _Convolution(Module):
 class _Transposed(_Convolution):
     """What the transposes share."""
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        outputs = self.out_channels // self.groups
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.in_channels, outputs, *self._kernel)}
-        return shapes | {"bias": (self.out_channels,)} if self.bias else shapes
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """The weight's first axes."""
+        return self.in_channels, self.out_channels // self.groups
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, State]:
         """Params {"weight": (in, out / groups, *kernel), "bias": (out,)}, state ().

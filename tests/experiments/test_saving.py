@@ -205,6 +205,7 @@ def test_mistakes(options, says):
         disk.Config(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.few(3)
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("options", [[], ["--resume"]])

@@ -216,6 +216,7 @@ def test_drawing_that_has_no_meaning_is_refused(options, says):
 # Attention's picture.
 
 
+@pytest.mark.slow
 def test_maps_are_the_weights_of_each_head():
     tokens = np.array([1, 3, 2, 5, 0], np.int32)
     maps = shakespeare.attention_maps(MODEL, PARAMS, tokens)

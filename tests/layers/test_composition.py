@@ -115,6 +115,7 @@ def plain_gpt(params, ids, mask=None):
     return norm(params["ln_f"], x) @ params["wte"]["weight"].T
 
 
+@pytest.mark.slow
 def test_a_gpt_with_a_tied_head_is_plain_jaxs_gradients_included():
     params, state = MODEL.init(KEY)
     targets = jnp.roll(IDS, -1, axis=1)

@@ -87,6 +87,7 @@ def test_keys_states_and_the_train_flag_reach_the_children(container):
     np.testing.assert_array_equal(quiet, 2)
 
 
+@pytest.mark.slow
 def test_a_stack_gives_each_layer_its_carry_back():
     model = fn.Stack(fn.GRUCell(3, 3), fn.GRUCell(3, 3))
     params, state = model.init(KEY)

@@ -133,6 +133,7 @@ def watched(**options):
     )
 
 
+@pytest.mark.slow
 def test_a_metric_can_be_watched():
     result = watched(watch="accuracy", patience=2)
     values = result.history["validation_accuracy"]

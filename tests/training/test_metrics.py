@@ -201,6 +201,7 @@ def test_hyperparameters_are_in_the_history():
     np.testing.assert_allclose(history["learning_rate"], np.array([0.8, 0.5]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_they_are_computed_inside_fit_and_can_be_watched():
     x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     y = (x[:, 0] + 0.5 * x[:, 1] > 0).astype(int) + (x[:, 2] > 0)

@@ -212,6 +212,7 @@ def schedule_free():
     return contrib.schedule_free_adamw(0.05, warmup_steps=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -272,6 +273,7 @@ def test_opaque_sam_gets_a_gradient():
 # Accumulators.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.05)])
 def test_gradients_of_small_batches_add_up_to_that_of_a_large_one(optimizer, x64):
     """In float64, where what remains is the order of the sums; the epochs' order is the same."""

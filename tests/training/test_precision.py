@@ -39,6 +39,7 @@ def seen_dtypes(**options):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_all_that_is_kept_stays_in_float32(dtype):
     result = fit(compute_dtype=dtype)
@@ -184,6 +185,7 @@ def never_finite(prediction, y):
     return jnp.mean(jnp.sqrt(prediction - prediction)) + steep(prediction, y)
 
 
+@pytest.mark.slow
 def test_what_no_scale_mends_is_a_divergence():
     with pytest.raises(fn.DivergenceError):
         fit(

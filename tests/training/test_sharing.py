@@ -104,6 +104,7 @@ def test_a_step_of_an_equal_trainer_compiles_nothing():
     assert compiled(step) == 0
 
 
+@pytest.mark.slow
 def test_pairs_of_keys_and_step_sizes_are_one_program():
     traced = []
 
@@ -337,6 +338,7 @@ def test_the_settings_of_a_partial_function_are_not_its_arguments():
     )
 
 
+@pytest.mark.slow
 def test_an_optimizer_around_a_function_of_ones_own_is_compiled_anew(monkeypatch):
     def run():
         return fit(optax.inject_hyperparams(rated)(1.0)).history["loss"]

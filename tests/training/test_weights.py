@@ -137,6 +137,7 @@ def test_a_batch_of_no_weight_teaches_nothing_and_is_no_divergence():
     assert_same_bits(after.params, t.init(KEY).params)
 
 
+@pytest.mark.slow
 def test_trainer_takes_them_also_compiled_as_fit_does():
     t = fn.Trainer(MODEL, fn.CrossEntropyLoss(), optax.adam(1e-2), 4)
     run, history = t.run(t.init(KEY), (X, LABELS), 3, sample_weight=ANY)
@@ -187,6 +188,7 @@ def test_half_precision_adds_weights_up_in_float32():
     np.testing.assert_allclose(result.history["loss"], plain.history["loss"], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_divergence_under_weights_is_diagnosed():
     with pytest.raises(fn.DivergenceError, match=r"in its step 0, .* is not finite"):
         fn.fit(
