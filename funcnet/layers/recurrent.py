@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Int
 
 from funcnet import ops
@@ -42,8 +42,7 @@ def _uniform(
     bound = 1 / math.sqrt(hidden_size)
     sizes = [math.prod(shape) for shape in shapes.values()]
     drawn = jax.random.uniform(key, (sum(sizes),), dtype, -bound, bound)
-    places = [sum(sizes[:i]) for i in range(1, len(sizes))]
-    parts = zip(shapes.items(), jnp.split(drawn, places), strict=True)
+    parts = zip(shapes.items(), lax.split(drawn, sizes), strict=True)
     return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
