@@ -40,7 +40,7 @@ def by_heads(plain: Form) -> Form:
             return plain.forward(q, k, v, mask, key, causal, p, scale)
         sizes = q.shape[-3], q.shape[-2], k.shape[-2]
         heads = _Heads(*sizes, _of_each(mask, 3), key, causal, p, scale)
-        arrays = [_of_each(a, axes) for a, axes in ((q, 3), (k, 2), (v, 2))]
+        arrays = [_flat(q), _of_each(k, 2), _of_each(v, 2)]
         y, L = jax.lax.map(lambda head: heads.forward(*head), (*_places(q, mask), *arrays))
         y = y.reshape(*q.shape[:-1], v.shape[-1]).astype(jnp.result_type(q, k, v))
         return y, (q, k, v, mask, key, y, L.reshape(*q.shape[:-1], 1))
@@ -51,9 +51,7 @@ def by_heads(plain: Form) -> Form:
             return plain.backward(causal, p, scale, residuals, dO)
         sizes = q.shape[-3], q.shape[-2], k.shape[-2]
         heads = _Heads(*sizes, _of_each(mask, 3), key, causal, p, scale)
-        arrays = [
-            _of_each(a, axes) for a, axes in ((q, 3), (L, 3), (y, 3), (dO, 3), (k, 2), (v, 2))
-        ]
+        arrays = [*map(_flat, (q, L, y, dO)), _of_each(k, 2), _of_each(v, 2)]
         cotangents = jax.lax.map(lambda head: heads.backward(*head), (*_places(q, mask), *arrays))
         dQ, dK, dV = (d.reshape(a.shape) for d, a in zip(cotangents, (q, k, v), strict=True))
         return dQ, dK, dV, None, None
@@ -81,7 +79,7 @@ class _Heads(NamedTuple):
 
     def forward(self, head, mask, q, k, v):
         """O and L of one head."""
-        q, k, v = self.scale * wide(q), wide(k), wide(v)
+        q, k, v = self.scale * wide(self.grouped(q)), wide(k), wide(v)
         ys, Ls = [], []
         for rows, seen in self.blocks():
             S = self.scores(mask, rows, q[:, rows], k[:seen])
@@ -93,11 +91,12 @@ class _Heads(NamedTuple):
             A = dropped(E, self.kept(head, rows, seen), self.p)
             ys.append(jnp.matmul(A, v[:seen]) / total)  # (G, i, j) (j, E) -> (G, i, E)
             Ls.append(m + jnp.log(total))
-        return jnp.concatenate(ys, axis=1), jnp.concatenate(Ls, axis=1)
+        return tuple(_joined(blocks) for blocks in (ys, Ls))
 
     def backward(self, head, mask, *given):
         """The cotangents of one head: dQ, dK and dV."""
-        q, L, y, dO, k, v = map(wide, given)
+        q, L, y, dO = (wide(self.grouped(a)) for a in given[:4])
+        k, v = map(wide, given[4:])
         q, r = self.scale * q, (dO * y).sum(axis=-1, keepdims=True)
         dQ, dK, dV = [], jnp.zeros_like(k), jnp.zeros_like(v)
         for rows, seen in self.blocks():
@@ -110,8 +109,12 @@ class _Heads(NamedTuple):
             dS = P * (dropped(dA, B, self.p) - r[:, rows])
             dQ.append(jnp.matmul(dS, k[:seen]))  # (G, i, j) (j, D) -> (G, i, D)
             dK = dK.at[:seen].add(over_rows(dS, q[:, rows]))
-        cotangents = self.scale * jnp.concatenate(dQ, axis=1), dK, dV
+        cotangents = self.scale * _joined(dQ), dK, dV
         return tuple(like(d, a) for d, a in zip(cotangents, (given[0], *given[4:]), strict=True))
+
+    def grouped(self, a):
+        """(G L, D) as (G, L, D)."""
+        return a.reshape(self.groups, self.queries, a.shape[-1])
 
     def blocks(self) -> Iterator[tuple[slice, int]]:
         """The queries of each block, and up to which key any of them sees."""
@@ -156,6 +159,17 @@ def _is_large(q, k, v, mask):
 def _of_each(a, axes):
     """(..., N, ...) as (heads, N, ...), the last axes as they are."""
     return None if a is None else a.reshape(-1, *a.shape[a.ndim - axes :])
+
+
+def _flat(a):
+    """(..., G, L, D) as (heads, G L, D): with an axis of one group, XLA copies the whole array."""
+    return a.reshape(-1, a.shape[-3] * a.shape[-2], a.shape[-1])
+
+
+def _joined(blocks):
+    """Blocks of queries, (G, i, D) each, as (G L, D)."""
+    joined = jnp.concatenate(blocks, axis=1)
+    return joined.reshape(-1, joined.shape[-1])
 
 
 def _places(q, mask):
