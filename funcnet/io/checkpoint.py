@@ -104,7 +104,9 @@ def save(
 ) -> None:
     """Write a checkpoint, then remove the oldest: whole or not at all.
 
-    One process at a time: where another may save in the same folder, hold `locked(folder)`.
+    One process at a time: where another may save in the same folder, hold `locked(folder)`. Of
+    processes joined by `jax.distributed`, number 0 writes: `if jax.process_index() == 0`; each of
+    them may restore.
 
     Args:
         folder: of the run's checkpoints; created if missing.
@@ -117,10 +119,12 @@ def save(
     Raises:
         OSError: the folder can't be written, or the disk is full. What was there is unchanged.
         DtypeError: a leaf is no array.
-        ConfigError: `step` or `keep` is no such number, or `about` is not made of JSON values.
+        ConfigError: `step` or `keep` is no such number, or `about` is not made of JSON values; or
+            this is not process 0, or an array is spread over several processes.
         ModuleNotFoundError: Orbax is not installed.
     """
     folder = Path(folder).absolute()
+    require_writer()
     if require_int("step", step) < 0:
         raise ConfigError(f"step is {step}, expected at least 0")
     keep = require_positive_int("keep", keep)
@@ -226,6 +230,20 @@ def fingerprint(array: Any) -> dict[str, str]:
     return {"array": _outline(array)[""], "sha256": _sha256(_to_host(array))}
 
 
+def require_writer() -> None:
+    """Raise ConfigError unless this process may write: Orbax has the others write nothing.
+
+    Raises:
+        ConfigError: it is not the first of several that `jax.distributed` has joined.
+    """
+    if jax.process_index():
+        raise ConfigError(
+            f"this is process {jax.process_index()} of {jax.process_count()}, and checkpoints are "
+            f"written by process 0 alone; save under `if jax.process_index() == 0`, in a folder "
+            f"that all see: each of them may restore"
+        )
+
+
 def require_orbax() -> Any:
     """Return Orbax.
 
@@ -242,8 +260,14 @@ def require_orbax() -> Any:
 
 
 def _checkpointer(orbax: Any) -> Any:
+    """What writes and reads without waiting for other processes."""
+    rank = jax.process_index()
+    alone = orbax.options.MultiprocessingOptions(
+        primary_host=rank, active_processes={rank}, barrier_sync_key_prefix=f"process{rank}"
+    )
     # Trained numbers hardly shrink, and compressing them takes a sixth of a save's time.
-    return orbax.Checkpointer(orbax.PyTreeCheckpointHandler(use_compression=False))
+    handler = orbax.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    return orbax.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -257,6 +281,12 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _to_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise ConfigError(
+            f"an array {leaf.dtype}{list(leaf.shape)} is spread over several processes; gather it "
+            f"first, in all of them: jax.experimental.multihost_utils.process_allgather(array, "
+            f"tiled=True)"
+        )
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
 
 

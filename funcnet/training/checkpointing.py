@@ -39,7 +39,7 @@ class Checkpoints:
         clock: of the run, saved with it.
 
     Raises:
-        ConfigError: `every` is neither.
+        ConfigError: `every` is neither, or this process is not the one that writes.
         OSError: the folder can't be written.
     """
 
@@ -56,6 +56,7 @@ class Checkpoints:
         self.saved: int = 0
         self._when = time.monotonic()
         checkpoint.require_orbax()
+        checkpoint.require_writer()
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.folder):  # said before hours are spent
             pass
