@@ -426,19 +426,27 @@ def _sequences(cases: Sequence[Mapping[str, Any]]) -> str:
         return ""
     rows = []
     for case in cases:
-        seconds = case["seconds"]
-        forms = [seconds[name] for name in ("torch", "torch.compile") if name in seconds]
-        theirs = min(forms, key=statistics.median)
         memory = ["", ""] if case["memory"] is None else [f"{m:,.1f}" for m in case["memory"]]
-        ratios = ratio(seconds["ours"], theirs), ratio(seconds["ours"], seconds["obvious"])
-        rows.append([case["title"], *(r.text() for r in ratios), *memory])
+        rows.append([case["title"], *_beside(case["seconds"]), *memory, *_beside(case["wall"])])
     header = ["", "of PyTorch's", "of jax.grad's", "MiB, funcnet", "MiB, jax.grad"]
+    header += ["all cores: of PyTorch's", "of jax.grad's"]
+    peaks = {name: f"{size / 2**20:,.0f}" for name, size in cases[-1]["peaks"].items()}
     return (
         "## Sequences\n\n"
         "Processor time on one core, forward and backward, as a part of PyTorch's better form, "
-        "eager or compiled,\nand of jax.grad of the obvious code; what XLA sets aside.\n\n"
-        f"{table(header, rows)}"
+        "eager or compiled,\nand of jax.grad of the obvious code; what XLA sets aside; and the "
+        "same of the wall time on all cores.\n\n"
+        f"{table(header, rows)}\n"
+        f"The largest resident memory of a process after 3 steps of the last one, MiB: "
+        f"{', '.join(f'{name} {size}' for name, size in peaks.items())}.\n"
     )
+
+
+def _beside(seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Ours as a part of PyTorch's better form, and of jax.grad's."""
+    forms = [seconds[name] for name in ("torch", "torch.compile") if name in seconds]
+    theirs = min(forms, key=statistics.median)
+    return [ratio(seconds["ours"], other).text() for other in (theirs, seconds["obvious"])]
 
 
 def _left_out(bench: Bench) -> str:

@@ -1,7 +1,8 @@
-"""Attention, recurrence and a GPT's step on one core, beside PyTorch and jax.grad of obvious code.
+"""Attention, recurrence and a GPT's step, beside PyTorch and jax.grad of obvious code.
 
 `measure` starts a process that is pinned to one core, in which every candidate must compute the
 same, and is timed in turns, in processor time: what other cores or processes do does not count.
+A second process does so on all cores, in wall time; others tell how much memory a GPT needs.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 import optax
 
 import funcnet as fn
-from experiments.bench.measure import DifferentError, in_fresh_process
+from experiments.bench.measure import DifferentError, in_fresh_process, own_peak
 from experiments.gpt import GPT
 
 TOLERANCE = 1e-3
@@ -37,6 +38,7 @@ class Case:
         torch: in eager PyTorch.
         compiled: by torch.compile.
         memory: MiB that XLA sets aside, ours and that of the obvious code; None where not asked.
+        check: raises DifferentError where they compute something else, if `ours` cannot tell.
     """
 
     title: str
@@ -45,35 +47,50 @@ class Case:
     torch: Callable[[], Any]
     compiled: Callable[[], Any] | None
     memory: tuple[float, float] | None
+    check: Callable[[], None] = lambda: None
+
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """What is timed, by name."""
+        calls = {"ours": self.ours, "obvious": self.obvious, "torch": self.torch}
+        return calls if self.compiled is None else calls | {"torch.compile": self.compiled}
 
 
 def measure(rounds: int, tiny: bool) -> list[dict[str, Any]]:
-    """Time every case in a process of its own.
+    """Time every case, and tell the memory of the last one.
 
     Args:
         rounds: how often each candidate is timed.
         tiny: small sizes: whether it works, not how fast it is.
 
     Returns:
-        For each its title, the seconds of each round by candidate, and the MiB XLA sets aside; of
-        nothing, with a sentence, where PyTorch is not installed.
+        For each its title, the seconds of each round by candidate, of one core and of all, and the
+        MiB XLA sets aside; for the last "peaks", bytes by candidate. Of nothing, with a sentence,
+        where PyTorch is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         print("sequences are left out: pip install 'funcnet[torch]'", file=sys.stderr)
         return []
-    return in_fresh_process("sequences", rounds, int(tiny))
+    found = in_fresh_process("sequences", "one", rounds, int(tiny))
+    for case, other in zip(
+        found, in_fresh_process("sequences", "all", rounds, int(tiny)), strict=True
+    ):
+        case["wall"] = other["seconds"]
+    found[-1]["peaks"] = {
+        name: in_fresh_process("sequences", name, 1, int(tiny)) for name in found[-1]["seconds"]
+    }
+    return found
 
 
 def main() -> None:
-    """Pin this process to one core, before XLA counts them; measure; print it as the last line."""
-    rounds, tiny = int(sys.argv[1]), bool(int(sys.argv[2]))
-    if hasattr(os, "sched_setaffinity"):
+    """Measure in this process what its arguments say; print it as the last line."""
+    what, rounds, tiny = sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3]))
+    if what == "one" and hasattr(os, "sched_setaffinity"):  # before XLA counts them
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    found = []
-    for case in cases(tiny):
-        print(case.title, file=sys.stderr, flush=True)
-        found.append(_measured(case, rounds))
-    print(json.dumps(found))
+    if what in ("one", "all"):
+        clock = time.process_time if what == "one" else time.perf_counter
+        print(json.dumps([_measured(case, rounds, clock) for case in cases(tiny)]))
+    else:
+        print(json.dumps(_peak(gpt(*_gpts(tiny)[-1]), what)))
 
 
 def cases(tiny: bool) -> Iterator[Case]:
@@ -83,9 +100,13 @@ def cases(tiny: bool) -> Iterator[Case]:
         yield attention(*sizes)
     for kind in ("lstm", "gru"):
         yield recurrent(kind, *((2, 5, 3, 4) if tiny else (64, 128, 128, 256)))
-    gpts = [(1, 8, 2, 8, 2)] if tiny else [(4, 128, 4, 128, 8), (6, 384, 6, 256, 12)]
-    for sizes in gpts:
+    for sizes in _gpts(tiny):
         yield gpt(*sizes)
+
+
+def _gpts(tiny: bool) -> list[tuple[int, int, int, int, int]]:
+    """Blocks, width, heads, context and batch."""
+    return [(1, 8, 2, 8, 2)] if tiny else [(4, 128, 4, 128, 8), (6, 384, 6, 256, 12)]
 
 
 def attention(batch: int, heads: int, steps: int, features: int) -> Case:
@@ -177,7 +198,10 @@ def gpt(layers: int, width: int, heads: int, context: int, batch: int) -> Case:
 
     title = f"a step of a GPT, {layers} blocks of {width}, {batch} x {context}"
     eager, compiled = stepping(network), stepping(torch.compile(network))
-    _require_same(title, "torch", [eager()], [loss(run.params)])  # before it has learned
+
+    def check():  # before it has learned
+        _require_same(title, "torch", [eager()], [loss(run.params)])
+
     return Case(
         title,
         lambda: jax.block_until_ready(trainer.step(run, (x, y)))[1:],
@@ -185,6 +209,7 @@ def gpt(layers: int, width: int, heads: int, context: int, batch: int) -> Case:
         lambda: [eager()][:0],
         lambda: [compiled()][:0],
         None,
+        check,
     )
 
 
@@ -232,20 +257,30 @@ def _differentiated(
     return Case(title, by_rule, by_autodiff, theirs(forward), compiled, (memory, more))
 
 
-def _measured(case: Case, rounds: int) -> dict[str, Any]:
-    calls = {"ours": case.ours, "obvious": case.obvious, "torch": case.torch}
-    if case.compiled is not None:
-        calls["torch.compile"] = case.compiled
+def _measured(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+    print(case.title, file=sys.stderr, flush=True)
+    case.check()
+    calls = case.calls()
     outputs = {name: call() for name, call in calls.items()}  # compiles
     for name, found in outputs.items():
         _require_same(case.title, name, found, outputs["ours"])
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.process_time()
+            start = clock()
             call()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock() - start)
     return {"title": case.title, "seconds": seconds, "memory": case.memory}
+
+
+def _peak(case: Case, name: str) -> int:
+    """The largest resident memory of this process, bytes, after some steps of one candidate.
+
+    Both libraries and both models are in it, whoever steps.
+    """
+    for _ in range(3):
+        case.calls()[name]()
+    return own_peak()
 
 
 def _require_same(title: str, name: str, found: Sequence[Any], ours: Sequence[Any]) -> None:

@@ -1,16 +1,14 @@
 """What a user feels first: the cold first call, and the peak memory, each in a fresh process."""
 
 import json
-import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from experiments.bench.measure import in_fresh_process
+from experiments.bench.measure import in_fresh_process, own_peak
 from experiments.bench.peers import PEERS, UnavailableError
 from experiments.bench.workloads import DISK, MNIST, TINY_DISK, TINY_MNIST, Network
 
@@ -97,17 +95,7 @@ def peak_bytes(name: str, network: Network, epochs: int) -> dict[str, float]:
             learner.train(epochs)
     except (ModuleNotFoundError, UnavailableError):
         return {}
-    return {"bytes": _own_peak()}
-
-
-def _own_peak() -> int:
-    """Bytes. Linux's ru_maxrss also counts the process that this one was forked from."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(fields["VmHWM"].split()[0])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"bytes": own_peak()}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def copied(series, length, stride):
     return x, np.stack([series[i + 1 : i + 1 + length] for i in begins])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(2, 30), st.integers(1, 9), st.integers(1, 12), st.booleans())
 def test_windows_are_slices_of_the_series(steps, length, stride, features):
     length = min(length, steps - 1)
@@ -46,7 +46,7 @@ def fitted(data, **options):
     return fn.fit(MODEL, LOSS, optax.adam(0.01), data, key=KEY, progress=False, **options)
 
 
-@pytest.mark.parametrize("stride", [1, 8])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_training_on_windows_gives_the_bits_of_training_on_copies(stride):
     options = {"epochs": 3, "batch_size": 9}
     validation = copied(TOKENS[::-1], 8, 8)

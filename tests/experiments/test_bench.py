@@ -441,6 +441,10 @@ def test_how_long_a_rule_takes_to_check():
 def test_sequences_beside_pytorch():
     found = sequences.measure(2, tiny=True)
     assert [len(case["seconds"]["ours"]) for case in found] == [2] * 4
+    assert [len(case["wall"]["torch"]) for case in found] == [2] * 4
+    peaks = found[-1]["peaks"]
+    assert peaks.keys() == {"ours", "obvious", "torch", "torch.compile"}
+    assert min(peaks.values()) > 100 * 2**20
     page = report.page({**BENCH, "sequences": found}, "benchmark.png")
     assert "| gru (2, 5, 3) to 4 |" in page
 

@@ -58,6 +58,7 @@ def test_the_same_start_is_refused():
         mnist.Config(model="cnn", same_start=True)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_prediction(tmp_path, small_mnist, narrow, capsys):
     """The running statistics are saved with the parameters: predict sees the network trained."""
     config = small(tmp_path / "run")

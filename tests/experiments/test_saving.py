@@ -129,6 +129,7 @@ def test_debug_counts_what_was_compiled(tmp_path, capsys, whole):
     assert content(tmp_path) == whole["disk"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", BOTH)
 def test_nothing_saved_starts_and_everything_finished_says_so(tmp_path, capsys, whole, name):
     assert run(name, tmp_path, "--resume") == 0

@@ -36,6 +36,7 @@ def finished(tmp_path_factory, short_samples):
     return out
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_no_other(finished):
     assert {path.name for path in finished.iterdir()} == FILES
     for name in ("loss.png", "attention.png"):
@@ -44,6 +45,7 @@ def test_every_file_is_there_and_no_other(finished):
     assert [len(text) for text in samples] == [31, 31]
 
 
+@pytest.mark.slow
 def test_results_tell_what_was_learned(finished):
     content = json.loads((finished / "results.json").read_text())
     assert content["config"]["width"] == 8
@@ -53,6 +55,7 @@ def test_results_tell_what_was_learned(finished):
     assert set(content["alphabet"]) == set(texts.read()[:3000])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_ends_with_the_same_files(finished, tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint", reason="needs the extra checkpoint")
     stop_after = shakespeare.generate
@@ -73,6 +76,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_files(finished, tmp_path, monk
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled(finished, capsys):
     arguments = ["gpt", "sample", str(finished), "--prompt", "HAM", "--length", "40"]
     assert command.main(arguments) == 0
@@ -85,6 +89,7 @@ def test_a_run_is_sampled(finished, capsys):
     assert capsys.readouterr().out != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

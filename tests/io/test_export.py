@@ -34,7 +34,7 @@ def read_back(exported):
     return jax.export.deserialize(bytearray(exported.serialize()))
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 def test_every_layer_for_a_batch_of_any_size(kind):
     layer, x = LAYERS[kind]

@@ -205,6 +205,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", MISTAKES)
 def test_typical_mistake(name):
     primal, bwd, args, guess = MISTAKES[name]

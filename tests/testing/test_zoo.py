@@ -39,7 +39,7 @@ def test_names_are_unique():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(11)
 @pytest.mark.parametrize("rule", SINGLE_DEVICE, ids=ids(SINGLE_DEVICE))
 def test_wrong_rule_dies(rule):
     report = judge(rule, fast=rule.caught_by in FAST)

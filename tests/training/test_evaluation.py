@@ -56,7 +56,7 @@ def whole(loss, y):
     return np.asarray(MODEL.apply(params, state, jnp.asarray(X))[0]), loss, y
 
 
-@pytest.mark.few(7, 2)
+@pytest.mark.few(13, 3)
 @pytest.mark.parametrize("batch_size", [2, 5, 6, 100])
 @pytest.mark.parametrize("name", CASES)
 def test_any_batch_size_gives_the_loss_of_the_whole_set(name, batch_size):

@@ -48,7 +48,7 @@ EPSILONS = {
 }
 
 
-@pytest.mark.few(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EPSILONS)
 def test_an_epsilon_that_rounds_to_0_is_named_and_the_fix_works(name):
     make = EPSILONS[name]

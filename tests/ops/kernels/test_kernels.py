@@ -146,7 +146,7 @@ def test_all_rules_with_a_kernel_are_here():
     assert names - {"recurrence"} == WITH_A_KERNEL - {"rnn", "lstm", "gru"}
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(13)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("leading", [(), (7,), (2, 3), (0,)])
 @pytest.mark.parametrize("case", CASES)
@@ -175,6 +175,7 @@ def test_products_in_half_precision_are_rounded_once(arguments, dtype):
         assert (error <= 0.6 * float(jnp.finfo(dtype).eps) * np.abs(b).max()).all()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", sorted(WITH_A_KERNEL))
 def test_the_plain_form_is_derived_right(name, monkeypatch):
     case = RULES[name][0]
